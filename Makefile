@@ -1,0 +1,154 @@
+# Needs Go, git, make and, for the race detector, a C compiler. Everything else
+# is built from the Go module proxy into .bin/ at the version given here.
+# `make` alone lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BUF_VERSION := v1.75.0
+GOLANGCI_LINT_VERSION := v2.15.0
+
+# testcontainers would otherwise take a container it runs in for its host, and
+# want an image that is only to be had from a registry.
+export TESTCONTAINERS_HOST_OVERRIDE ?= 127.0.0.1
+export TESTCONTAINERS_RYUK_DISABLED ?= true
+
+# What `make test` and the container lane give to go test.
+RACE ?= -race
+TESTFLAGS ?= $(RACE) -shuffle=on -count=1 -timeout=10m
+
+# The packages whose tests use a broker, as far as they exist.
+CONTAINER_PACKAGES := $(patsubst %,./%/...,$(wildcard \
+	internal/broker internal/consumer internal/events internal/ledger cmd/worker))
+
+# How long `make fuzz` runs each fuzz test.
+FUZZTIME ?= 5s
+
+
+COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+
+# All of what CI runs, in this order: what fails fast comes first.
+CHECKS := tools tidy-check vet lint proto-check generate-check build test test-container fuzz demo
+
+# Sums over the files that git knows or would add, to see what a command changed.
+TREE := git ls-files -z --cached --others --exclude-standard | sort -zu | xargs -0 sha256sum 2>/dev/null || true
+
+##@ First commands
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z][a-z-]*:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build ## Build the worker and watch it deploy a batch against simulated services
+	bin/worker demo
+
+.PHONY: test
+test: need-cc ## Run all tests, with a NATS server inside the test processes
+	@TEST_NATS=process go test -json $(TESTFLAGS) ./... | awk -v lane=process -v need=1 -f .ci/lane.awk
+
+##@ Build
+
+.PHONY: build
+build: ## Build bin/worker, static and without paths of this machine
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/worker ./cmd/worker
+
+.PHONY: generate
+generate: tools ## Regenerate everything that is generated
+	.bin/buf generate
+	go generate ./...
+
+.PHONY: fmt
+fmt: tools ## Format Go and proto files, and mend what the linters can mend
+	.bin/buf format -w
+	.bin/golangci-lint fmt ./...
+	.bin/golangci-lint run --fix ./... || true
+
+.PHONY: clean
+clean: ## Remove binaries and tools
+	rm -rf bin dist .bin
+
+##@ Checks
+
+.PHONY: check
+check: ## Run all of what CI runs
+	@for target in $(CHECKS); do echo "==> $$target"; $(MAKE) $$target; done
+
+.PHONY: test-container
+test-container: need-cc ## Run the tests that use a broker against a NATS container
+	@allow='needs a process of its own'; need=1; \
+	if [[ "$${REQUIRE_DOCKER:-}" != 1 ]]; then allow="$$allow|no Docker engine answers"; need=0; fi; \
+	TEST_NATS=container go test -json $(TESTFLAGS) -p 1 $(CONTAINER_PACKAGES) | \
+		awk -v lane=container -v need=$$need -v allow="$$allow" -f .ci/lane.awk
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz test for FUZZTIME (5s)
+	@found=0; \
+	while IFS=: read -r file name; do \
+		found=$$((found + 1)); \
+		echo "$$name in $${file%/*}"; \
+		go test -run='^$$' -fuzz="^$$name\$$" -fuzztime=$(FUZZTIME) "$${file%/*}"; \
+	done < <(grep -roE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's/:func /:/' | sort -u); \
+	echo "$$found fuzz tests ran for $(FUZZTIME) each"
+
+.PHONY: lint
+lint: tools ## Run golangci-lint, gofumpt and gci among others
+	.bin/golangci-lint config verify
+	.bin/golangci-lint run ./...
+
+.PHONY: vet
+vet: ## Run gofmt and go vet
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard -- '*.go')); \
+	if [[ -n "$$unformatted" ]]; then echo "gofmt: not formatted:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+
+.PHONY: tidy-check
+tidy-check: ## Check that go.mod and go.sum are complete and no more
+	go mod tidy -diff
+
+.PHONY: proto-check
+proto-check: tools ## Lint the events, and compare them with what has been published
+	.bin/buf lint
+	.bin/buf format -d --exit-code
+	.bin/buf breaking --against proto/baseline.binpb
+
+.PHONY: generate-check
+generate-check: tools ## Check that regenerating changes nothing
+	@before=$$($(TREE)); $(MAKE) generate; after=$$($(TREE)); \
+	diff <(echo "$$before") <(echo "$$after") || { echo "generated files were out of date; commit the new ones" >&2; exit 1; }
+
+##@ Tools
+
+.PHONY: tools
+tools: .bin/buf@$(BUF_VERSION) .bin/golangci-lint@$(GOLANGCI_LINT_VERSION) ## Build the pinned tools into .bin/ unless they are there
+
+.bin/buf@%:
+	$(call install,buf,github.com/bufbuild/buf,/cmd/buf,$*)
+
+.bin/golangci-lint@%:
+	$(call install,golangci-lint,github.com/golangci/golangci-lint/v2,/cmd/golangci-lint,$*)
+
+# install NAME MODULE PACKAGE VERSION. The stamp carries the version, so another
+# one is installed as soon as it is named above; a binary that already is that
+# version is kept.
+define install
+@mkdir -p .bin
+@go version -m .bin/$1 2>/dev/null | grep -qE "^[[:space:]]+mod[[:space:]]+$2[[:space:]]+$4([[:space:]]|$$)" || \
+	{ echo "building $1 $4"; GOBIN="$(CURDIR)/.bin" GOFLAGS= go install $2$3@$4; }
+@rm -f .bin/$1@* && touch $@
+endef
+
+.PHONY: need-cc
+need-cc:
+	@[[ -z "$(RACE)" ]] || command -v "$$(go env CC)" >/dev/null || \
+		{ echo "the race detector needs a C compiler; install gcc, or run without it: make $(MAKECMDGOALS) RACE=" >&2; exit 1; }
+
+.PHONY: print-checks
+print-checks:
+	@echo $(CHECKS)

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+
+	"github.com/alecthomas/kong"
+)
+
+// Exit codes (contract section 1).
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+// cli is the command line: the one description of every flag, its variable,
+// its default and its help.
+type cli struct {
+	ConfigFile string `name:"config-file" env:"WORKER_CONFIG_FILE" placeholder:"FILE" help:"YAML file of settings, by flag or variable name. Flags win over the environment, the environment over the file."`
+
+	Run      runCmd      `cmd:"" help:"Consume requests until SIGTERM or SIGINT."`
+	Demo     demoCmd     `cmd:"" help:"Show the main job end to end on nothing but this binary."`
+	Simulate simulateCmd `cmd:"" help:"Serve the simulated HostUp API."`
+	Setup    setupCmd    `cmd:"" help:"Create or update the streams, the consumer and the ledger."`
+	Config   configCmd   `cmd:"" help:"Print the effective configuration, secrets redacted."`
+	Version  versionCmd  `cmd:"" help:"Print version, commit and Go version."`
+}
+
+const description = `Turns deploy requests from NATS JetStream into exactly one HostUp server and one outcome event each.
+
+Try it without anything else: worker demo`
+
+// terminal is what a command talks to. Results go to out, logs and progress to
+// err.
+type terminal struct {
+	out io.Writer
+	err io.Writer
+}
+
+// usageError is a mistake of the caller: exit code 2.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// helped ends parsing after --help has printed.
+type helped struct{ code int }
+
+// run is the program: it returns the exit code and never exits itself.
+func run(ctx context.Context, args []string, out, errOut io.Writer) (code int) {
+	defer func() {
+		if p := recover(); p != nil {
+			h, ok := p.(helped)
+			if !ok {
+				panic(p)
+			}
+			code = h.code
+		}
+	}()
+	var c cli
+	file := make(fileValues)
+	parser, err := kong.New(&c,
+		kong.Name("worker"), kong.Description(description),
+		kong.Writers(out, errOut),
+		kong.Exit(func(code int) { panic(helped{code}) }),
+		kong.Resolvers(file),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+	)
+	if err != nil {
+		// The command line itself is malformed: a bug, found by any test.
+		panic(err)
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	unreadable := checkValues(parser, args, file)
+	parsed, err := parser.Parse(args)
+	if err != nil {
+		return report(errOut, usageError{fmt.Errorf("%w\nsee `worker --help`", errors.Join(unreadable, err))})
+	}
+	if err := errors.Join(unreadable, validate(parsed)); err != nil {
+		return report(errOut, usageError{err})
+	}
+	parsed.BindTo(ctx, (*context.Context)(nil))
+	err = parsed.Run(&terminal{out: out, err: errOut}, parsed)
+	if err == nil {
+		return exitDone
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		_, _ = fmt.Fprintln(errOut, "worker: interrupted")
+		return exitInterrupted
+	}
+	return report(errOut, err)
+}
+
+// validate asks the chosen command what is wrong with its settings.
+func validate(parsed *kong.Context) error {
+	if v, ok := reflect.TypeAssert[interface{ validate() error }](parsed.Selected().Target.Addr()); ok {
+		return v.validate()
+	}
+	return nil
+}
+
+// report tells an error to a person and returns its exit code.
+func report(w io.Writer, err error) int {
+	_, _ = fmt.Fprintln(w, "worker:", err)
+	if _, usage := errors.AsType[usageError](err); usage {
+		return exitUsage
+	}
+	return exitFailed
+}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/jedib0t/go-pretty/v6/table"
+
+	"github.com/hostup/deploy-worker/internal/broker"
+)
+
+type configCmd struct {
+	workerSettings
+	outputFlag
+}
+
+// outputFlag chooses how a reader prints.
+type outputFlag struct {
+	Output string `name:"output" short:"o" env:"WORKER_OUTPUT" enum:"table,json,jsonl" default:"table" help:"table, json or jsonl."`
+}
+
+// redacted stands for a secret that is set.
+const redacted = "[redacted]"
+
+// Run prints every variable with its effective value.
+func (c *configCmd) Run(t *terminal, parsed *kong.Context) error {
+	values := effective(parsed)
+	if c.Output != "table" {
+		enc := json.NewEncoder(t.out)
+		if c.Output == "json" {
+			enc.SetIndent("", "  ")
+		}
+		return enc.Encode(values)
+	}
+	w := table.NewWriter()
+	w.SetOutputMirror(t.out)
+	w.SetStyle(table.StyleLight)
+	w.AppendHeader(table.Row{"VARIABLE", "VALUE"})
+	names := make([]string, 0, len(values))
+	for name := range values {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	for _, name := range names {
+		w.AppendRow(table.Row{name, values[name]})
+	}
+	w.Render()
+	return nil
+}
+
+// effective returns the variables of the worker with what they are in force.
+func effective(parsed *kong.Context) map[string]string {
+	values := make(map[string]string)
+	for _, group := range parsed.Selected().AllFlags(true) {
+		for _, f := range group {
+			if len(f.Envs) == 0 || f.Name == "output" {
+				continue
+			}
+			values[f.Envs[0]] = display(f, parsed.FlagValue(f))
+		}
+	}
+	return values
+}
+
+// display is a value as one would write it, without secrets.
+func display(f *kong.Flag, v any) string {
+	s := fmt.Sprint(v)
+	if d, ok := v.(time.Duration); ok {
+		s = shortDuration(d)
+		if usual, err := time.ParseDuration(f.Default); err == nil && usual == d {
+			s = f.Default
+		}
+	}
+	switch f.Name {
+	case "hostup-api-token", "nats-password":
+		if s != "" {
+			return redacted
+		}
+	case "nats-url", "hostup-api-url":
+		return broker.RedactURL(s)
+	}
+	return s
+}
+
+// shortDuration is Go's syntax without the zero units: 24h, not 24h0m0s.
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hostup/deploy-worker/internal/simulator"
+)
+
+// document reads a file of the repository's root.
+func document(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "..", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+var tableRow = regexp.MustCompile("(?m)^\\| *`([A-Z][A-Z0-9_]*)` *\\| *([^|]*?) *\\|")
+
+// The configuration table of the README has every variable of `run` and
+// `setup` and no other, each with its default.
+func TestREADMEHasTheVariables(t *testing.T) {
+	t.Parallel()
+
+	documented := make(map[string]string)
+	for _, row := range tableRow.FindAllStringSubmatch(document(t, "README.md"), -1) {
+		if _, twice := documented[row[1]]; twice {
+			t.Errorf("README.md has two rows for %s", row[1])
+		}
+		documented[row[1]] = strings.Trim(row[2], "`")
+	}
+	if len(documented) == 0 {
+		t.Fatal("README.md has no rows of the form | `VARIABLE` | default | ... |")
+	}
+	all, wanted := make(map[string]string), make(map[string]string)
+	for command, fs := range flags(t) {
+		for _, f := range fs {
+			for _, variable := range f.Envs {
+				all[variable] = f.Default
+				if command == "run" || command == "setup" {
+					wanted[variable] = f.Default
+				}
+			}
+		}
+	}
+	for _, variable := range slices.Sorted(maps.Keys(wanted)) {
+		text, ok := documented[variable]
+		if !ok {
+			t.Errorf("README.md lacks %s (default %q)", variable, wanted[variable])
+			continue
+		}
+		if want := wanted[variable]; !sameDefault(want, text) {
+			t.Errorf("README.md says that %s is %q by default, it is %q", variable, text, want)
+		}
+	}
+	for _, variable := range slices.Sorted(maps.Keys(documented)) {
+		// Other commands' variables may have tables of their own.
+		if _, ok := all[variable]; !ok && !strings.HasPrefix(variable, "OTEL_") {
+			t.Errorf("README.md has %s, which no command knows", variable)
+		}
+	}
+}
+
+// sameDefault compares what a flag says with what a table says: nothing may be
+// written as nothing, a dash or a word, false as false, off or nothing.
+func sameDefault(want, text string) bool {
+	if text == want {
+		return true
+	}
+	if d, err := time.ParseDuration(want); err == nil {
+		got, err := time.ParseDuration(text)
+		return err == nil && got == d
+	}
+	return (want == "" || want == "false") && slices.Contains([]string{"", "-", "–", "—", "none", "off", "false", "unset", "not set"}, text)
+}
+
+var (
+	metricRow  = regexp.MustCompile("(?m)^\\| *`(hostup_worker_[a-z0-9_]+)` *\\| *([a-z ]+?) *\\| *([^|]*?) *\\| *([^|]*?) *\\|")
+	metricType = regexp.MustCompile(`(?m)^# TYPE (hostup_worker_\w+) (\w+)$`)
+	metricLine = regexp.MustCompile(`(?m)^(hostup_worker_\w+?)(?:_bucket|_sum|_count)?(?:\{([^}]*)\})? `)
+	metricKey  = regexp.MustCompile(`(\w+)="`)
+)
+
+// The table of metrics has what a running worker exports and nothing else.
+func TestMetricsAreDocumented(t *testing.T) {
+	t.Parallel()
+
+	w := newWorld(t, simulator.Config{})
+	p := w.worker("WORKER_RETRY_AFTER_MAX=100ms")
+	// Something of everything that is counted.
+	for _, name := range []string{"plain", "fault-cut-after-a", "fault-429-retry-after-9-x1-a", "fault-409-a", "not a name"} {
+		w.place(order(name, name))
+		w.await(strings.ReplaceAll(name, " ", "%20"))
+	}
+	w.place(order("plain", "plain"))
+	seq := w.publish([]byte("nothing"), nil)
+	w.dead(seq)
+	exported, labels := make(map[string]string), make(map[string]map[string]bool)
+	eventually(t, "the metrics are counted", func() bool {
+		status, text := p.get("/metrics")
+		for _, m := range metricType.FindAllStringSubmatch(text, -1) {
+			exported[m[1]] = m[2]
+		}
+		for _, m := range metricLine.FindAllStringSubmatch(text, -1) {
+			name := m[1]
+			if labels[name] == nil {
+				labels[name] = make(map[string]bool)
+			}
+			for _, key := range metricKey.FindAllStringSubmatch(m[2], -1) {
+				if key[1] != "le" {
+					labels[name][key[1]] = true
+				}
+			}
+		}
+		return status == http.StatusOK && exported["hostup_worker_dead_letters_total"] != "" && exported["hostup_worker_held_total"] != ""
+	})
+	t.Logf("exported: %v, labels: %v", exported, labels)
+
+	documented := make(map[string]bool)
+	for _, row := range metricRow.FindAllStringSubmatch(document(t, "docs/metrics.md"), -1) {
+		name, kind, said := row[1], row[2], row[3]
+		documented[name] = true
+		want, ok := exported[name]
+		if !ok {
+			t.Errorf("docs/metrics.md has %s, which the worker does not export", name)
+			continue
+		}
+		if want != kind && (want != "gauge" || !strings.Contains(kind, "gauge")) {
+			t.Errorf("docs/metrics.md says that %s is a %s, it is a %s", name, kind, want)
+		}
+		for label := range labels[name] {
+			if !strings.Contains(said, fmt.Sprintf("`%s`", label)) {
+				t.Errorf("docs/metrics.md does not say that %s has the label %s", name, label)
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(exported)) {
+		if !documented[name] {
+			t.Errorf("docs/metrics.md lacks %s (%s)", name, exported[name])
+		}
+	}
+}

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/hostup/deploy-worker/internal/consumer"
+	"github.com/hostup/deploy-worker/internal/events"
+	"github.com/hostup/deploy-worker/internal/hostup"
+	"github.com/hostup/deploy-worker/internal/ledger"
+	"github.com/hostup/deploy-worker/internal/provision"
+	"github.com/hostup/deploy-worker/internal/telemetry"
+)
+
+// engine is the worker put together: edges around the core.
+type engine struct {
+	settings workerSettings
+	log      *slog.Logger
+	tel      *telemetry.Telemetry
+	nc       *nats.Conn
+	js       jetstream.JetStream
+	tokens   *hostup.TokenSource
+	client   *hostup.Client
+	gate     *provision.Gate
+	core     *provision.Provisioner
+	consumer *consumer.Consumer
+}
+
+// What no variable sets.
+const (
+	// storeTimeout is how long a paid answer is offered to a ledger that does
+	// not take it; a drain ends it earlier.
+	storeTimeout = 5 * time.Minute
+	// heldPoll is how often a held request looks for a decision.
+	heldPoll = time.Minute
+	// keyPoll is how often a changed key file is looked for while creates are
+	// held for it.
+	keyPoll = time.Second
+	// flushTimeout bounds the flushing of telemetry and of the connection.
+	flushTimeout = 5 * time.Second
+)
+
+// newEngine puts the worker together on an open connection. It sends nothing.
+func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *telemetry.Telemetry, log *slog.Logger) (*engine, error) {
+	tokens, err := s.tokens()
+	if err != nil {
+		return nil, usageError{err}
+	}
+	client, err := hostup.New(hostup.Config{
+		BaseURL: s.APIURL, AllowHTTP: s.AllowHTTP, Token: tokens, ReadTimeout: s.ReadTimeout,
+		UserAgent: "deploy-worker/" + version, RetryAfterMax: s.RetryAfterMax,
+		TracerProvider: tel.Tracers, MeterProvider: tel.Meters,
+	})
+	if err != nil {
+		return nil, usageError{err}
+	}
+	e := &engine{settings: s, log: log, tel: tel, nc: nc, js: js, tokens: tokens, client: client, gate: provision.NewGate()}
+	book := ledger.New(js, ledger.Config{Bucket: s.Ledger})
+	ports, around, err := arm(provision.Ports{
+		Ledger: book, Names: book, API: client, Account: hostup.NewAccount(client),
+		Events: events.NewPublisher(events.PublisherConfig{JetStream: js, Stream: s.EventsStream, Prefix: s.SubjectPrefix, Tracer: tel.Tracer()}),
+	})
+	if err != nil {
+		return nil, err
+	}
+	e.core, err = provision.New(provision.Config{
+		CreateTimeout: s.CreateTimeout, Deadline: s.Deadline,
+		BackoffInitial: s.BackoffInitial, BackoffMax: s.BackoffMax, InlineWait: s.InlineWait,
+		LimitsTTL: s.LimitsTTL, StoreTimeout: storeTimeout, HeldPoll: heldPoll,
+		LimitWait: s.LimitPolicy == "wait", AuthHold: s.AuthPolicy == "hold",
+	}, ports, e.gate, log, provision.Telemetry{Meter: tel.Meter()})
+	if err != nil {
+		return nil, err
+	}
+	e.consumer, err = consumer.New(consumer.Config{
+		Stream: s.Stream, Consumer: s.Consumer,
+		DeadSubject: s.topology().DeadSubject(), DeadStream: s.DeadStream,
+		Concurrency: s.Concurrency, DrainTimeout: s.DrainTimeout,
+	}, consumer.Ports{
+		JetStream: js, Handler: around(e.core), Gate: e.gate, Decode: events.Decode,
+		Log: log, Tracer: tel.Tracer(), Meter: tel.Meter(),
+	})
+	return e, err
+}
+
+// run works until ctx is cancelled and everything in hand is answered.
+func (e *engine) run(ctx context.Context) error {
+	defer e.client.Close()
+	watching, stopWatching := context.WithCancel(ctx)
+	keys := make(chan struct{}, 1)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		e.core.WatchAuth(watching, keys)
+	}()
+	polled := make(chan struct{})
+	go func() {
+		defer close(polled)
+		e.pollKey(watching, keys)
+	}()
+	err := e.complete(ctx)
+	if err == nil {
+		err = e.consumer.Run(ctx)
+	}
+	stopWatching()
+	<-watched
+	<-polled
+	rest, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+	defer cancel()
+	return errors.Join(err, e.core.Wait(rest))
+}
+
+// complete looks whether everything that the worker writes to exists, and
+// waits for a broker that cannot be reached yet. The consumer looks for the
+// rest itself.
+func (e *engine) complete(ctx context.Context) error {
+	for {
+		missing, err := e.settings.topology().MissingStores(ctx, e.js)
+		switch {
+		case ctx.Err() != nil:
+			return nil //nolint:nilerr // stopped before it began
+		case err == nil && len(missing) > 0:
+			return fmt.Errorf("these do not exist: %s: create them with `worker setup`, or run with --provision", strings.Join(missing, ", "))
+		case err == nil:
+			return nil
+		case e.nc.IsConnected() && errors.Is(err, context.DeadlineExceeded):
+			// A request that is not permitted gets no answer. The worker can do
+			// its work without this look.
+			e.log.WarnContext(ctx, "the streams cannot be looked at with these NATS permissions; going on", "error", err)
+			return nil
+		}
+		e.log.WarnContext(ctx, "the streams cannot be looked at yet", "error", err)
+		if !pause(ctx, keyPoll) {
+			return nil
+		}
+	}
+}
+
+// pollKey tells when the key has become a different one.
+func (e *engine) pollKey(ctx context.Context, changed chan<- struct{}) {
+	last := e.tokens.Generation()
+	t := time.NewTicker(keyPoll)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		_, _ = e.tokens.Token() // looks at the file; without a key there is nothing new
+		if now := e.tokens.Generation(); now != last {
+			last = now
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		}
+	}
+}

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+)
+
+// version and commit are set by the linker (Makefile).
+var (
+	version = "dev"
+	commit  = ""
+)
+
+type versionCmd struct{}
+
+// Run prints what this binary is.
+func (versionCmd) Run(t *terminal) error {
+	_, err := fmt.Fprintf(t.out, "worker %s (commit %s, %s, %s/%s)\n", version, revision(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return err
+}
+
+// revision is the commit that this binary was built from, as far as known.
+func revision() string {
+	if commit != "" {
+		return commit
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				return s.Value
+			}
+		}
+	}
+	return "unknown"
+}

@@ -1,0 +1,4 @@
+package broker
+
+// Respecting is respecting.
+var Respecting = respecting

@@ -1,0 +1,273 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Topology names what the worker needs on the broker (contract section 2).
+type Topology struct {
+	Stream       string
+	Consumer     string
+	EventsStream string
+	DeadStream   string
+	Bucket       string
+	Prefix       string
+	Replicas     int
+	AckWait      time.Duration
+	LedgerTTL    time.Duration
+}
+
+// Settings that the worker relies on; design section 11 gives the reasons.
+const (
+	// MaxAckPending bounds how many requests may be in work or waiting.
+	MaxAckPending = 10_000
+	// MaxRequestSize is the largest message the request stream takes, in bytes.
+	MaxRequestSize = 512 << 10
+	// EventWindow is how long a repeated event is dropped by its id.
+	EventWindow = time.Hour
+	// requestWindow and ledgerWindow are NATS's own default.
+	requestWindow = 2 * time.Minute
+	// lookTimeout bounds one look at all streams.
+	lookTimeout = 10 * time.Second
+	// markerTTL keeps the marker of an expired ledger cell for watchers.
+	markerTTL = time.Minute
+)
+
+// RequestSubject is the subject of the requests.
+func (t Topology) RequestSubject() string { return t.Prefix + ".requested" }
+
+// DeadSubject is the subject of the dead letters.
+func (t Topology) DeadSubject() string { return t.Prefix + ".dead" }
+
+// Streams returns the wanted configuration of the four streams; the ledger's
+// bucket is the stream KV_<Bucket>.
+func (t Topology) Streams() []jetstream.StreamConfig {
+	base := func(name, description string, subjects ...string) jetstream.StreamConfig {
+		return jetstream.StreamConfig{
+			Name: name, Description: description, Subjects: subjects,
+			Storage: jetstream.FileStorage, Replicas: t.Replicas,
+			// A full stream refuses its publisher instead of dropping an order.
+			Discard:  jetstream.DiscardNew,
+			MaxMsgs:  -1,
+			MaxBytes: -1, MaxMsgSize: -1, MaxMsgsPerSubject: -1,
+		}
+	}
+	requests := base(t.Stream, "deploy requests", t.RequestSubject())
+	// With work-queue retention an ack removes the message for good, also when
+	// the broker is killed right after it.
+	requests.Retention = jetstream.WorkQueuePolicy
+	requests.MaxMsgSize = MaxRequestSize
+	requests.Duplicates = requestWindow
+
+	events := base(t.EventsStream, "outcomes of deploy requests", t.Prefix+".provisioning", t.Prefix+".failed", t.Prefix+".held")
+	events.Duplicates = EventWindow
+
+	dead := base(t.DeadStream, "deploy requests that cannot be answered", t.DeadSubject())
+	dead.Duplicates = EventWindow
+
+	ledger := base("KV_"+t.Bucket, "memory of every idempotency key", "$KV."+t.Bucket+".>")
+	ledger.MaxMsgsPerSubject = 1
+	ledger.MaxAge = t.LedgerTTL
+	ledger.Duplicates = min(requestWindow, t.LedgerTTL)
+	ledger.AllowRollup, ledger.DenyDelete = true, true
+	ledger.AllowMsgTTL, ledger.SubjectDeleteMarkerTTL = true, markerTTL
+	// Reads must come from the leader: a follower may not have our last write.
+	ledger.AllowDirect = false
+	return []jetstream.StreamConfig{requests, events, dead, ledger}
+}
+
+// ConsumerConfig returns the wanted configuration of the durable consumer.
+func (t Topology) ConsumerConfig() jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Durable: t.Consumer, Description: "deploy-worker",
+		AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverAllPolicy,
+		FilterSubject: t.RequestSubject(),
+		AckWait:       t.AckWait,
+		// The ledger counts attempts; a waiting message must not be given up.
+		MaxDeliver:    -1,
+		MaxAckPending: MaxAckPending,
+		// No BackOff: it would replace AckWait and break NakWithDelay.
+	}
+}
+
+// Action is what a Change does.
+type Action string
+
+// The three actions.
+const (
+	Create Action = "create"
+	Update Action = "update"
+	Keep   Action = "keep"
+)
+
+// Change is the difference between one wanted object and the broker.
+type Change struct {
+	// Kind is stream, bucket or consumer.
+	Kind   string  `json:"kind"`
+	Name   string  `json:"name"`
+	Action Action  `json:"action"`
+	Fields []Field `json:"fields,omitempty"`
+
+	apply func(context.Context) error
+}
+
+// Field is one setting that differs.
+type Field struct {
+	Name string `json:"name"`
+	Have string `json:"have,omitempty"`
+	Want string `json:"want"`
+}
+
+// Plan compares the broker with the topology and changes nothing.
+func (t Topology) Plan(ctx context.Context, js jetstream.JetStream) ([]Change, error) {
+	var plan []Change
+	for _, want := range t.Streams() {
+		c, err := t.planStream(ctx, js, want)
+		if err != nil {
+			return nil, err
+		}
+		plan = append(plan, c)
+	}
+	c, err := t.planConsumer(ctx, js)
+	if err != nil {
+		return nil, err
+	}
+	return append(plan, c), nil
+}
+
+// MissingStores names the streams and the bucket that do not exist, as far as
+// this connection may see.
+func (t Topology) MissingStores(ctx context.Context, js jetstream.JetStream) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	var missing []string
+	for _, want := range t.Streams() {
+		_, err := js.Stream(ctx, want.Name)
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound) && want.Name == "KV_"+t.Bucket:
+			missing = append(missing, "bucket "+t.Bucket)
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			missing = append(missing, "stream "+want.Name)
+		case err != nil:
+			return nil, fmt.Errorf("look at the stream %s: %w", want.Name, err)
+		}
+	}
+	return missing, nil
+}
+
+// Missing is the part of a plan that creates what does not exist.
+func Missing(plan []Change) []Change {
+	var missing []Change
+	for _, c := range plan {
+		if c.Action == Create {
+			missing = append(missing, c)
+		}
+	}
+	return missing
+}
+
+// Apply carries out a plan, in its order. It is safe to repeat, and safe when
+// several workers do it at once.
+func Apply(ctx context.Context, plan []Change) error {
+	for _, c := range plan {
+		if c.Action == Keep {
+			continue
+		}
+		if err := c.apply(ctx); err != nil {
+			return fmt.Errorf("%s %s %s: %w", c.Action, c.Kind, c.Name, err)
+		}
+	}
+	return nil
+}
+
+func (t Topology) planStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (Change, error) {
+	c := Change{Kind: "stream", Name: want.Name, Action: Keep}
+	if want.Name == "KV_"+t.Bucket {
+		c.Kind, c.Name = "bucket", t.Bucket
+	}
+	s, err := js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		c.Action, c.Fields = Create, streamFields(jetstream.StreamConfig{}, want)
+		c.apply = func(ctx context.Context) error {
+			_, err := js.CreateOrUpdateStream(ctx, want)
+			return err
+		}
+		return c, nil
+	}
+	if err != nil {
+		return c, fmt.Errorf("look at the stream %s: %w", want.Name, err)
+	}
+	have := s.CachedInfo().Config
+	want = respecting(have, want)
+	if want.MaxAge == 0 && want.Name != t.Stream {
+		// How long outcomes and dead letters are kept is the operator's choice.
+		want.MaxAge = have.MaxAge
+	}
+	if c.Fields = streamFields(have, want); len(c.Fields) > 0 {
+		c.Action = Update
+		c.apply = func(ctx context.Context) error {
+			_, err := js.UpdateStream(ctx, merged(have, want))
+			return err
+		}
+	}
+	return c, nil
+}
+
+// respecting keeps what setup must not take away from a stream that exists:
+// replicas that somebody added, and subjects that somebody else uses.
+func respecting(have, want jetstream.StreamConfig) jetstream.StreamConfig {
+	want.Replicas = max(have.Replicas, want.Replicas)
+	subjects := slices.Clone(have.Subjects)
+	for _, s := range want.Subjects {
+		if !slices.ContainsFunc(subjects, func(pattern string) bool { return covers(pattern, s) }) {
+			subjects = append(subjects, s)
+		}
+	}
+	want.Subjects = subjects
+	return want
+}
+
+// covers reports whether a stream's subject pattern takes a literal subject or
+// the same pattern.
+func covers(pattern, subject string) bool {
+	p, s := strings.Split(pattern, "."), strings.Split(subject, ".")
+	for i, token := range p {
+		switch {
+		case token == ">":
+			return len(s) > i
+		case i >= len(s), token != "*" && token != s[i]:
+			return false
+		}
+	}
+	return len(p) == len(s)
+}
+
+func (t Topology) planConsumer(ctx context.Context, js jetstream.JetStream) (Change, error) {
+	want := t.ConsumerConfig()
+	c := Change{Kind: "consumer", Name: t.Consumer, Action: Keep}
+	apply := func(ctx context.Context) error {
+		_, err := js.CreateOrUpdateConsumer(ctx, t.Stream, want)
+		return err
+	}
+	have, err := js.Consumer(ctx, t.Stream, t.Consumer)
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
+		c.Action, c.Fields, c.apply = Create, consumerFields(jetstream.ConsumerConfig{}, want), apply
+		return c, nil
+	case err != nil:
+		return c, fmt.Errorf("look at the consumer %s: %w", t.Consumer, err)
+	}
+	current := have.CachedInfo().Config
+	if c.Fields = consumerFields(current, want); len(c.Fields) > 0 {
+		c.Action, c.apply = Update, apply
+		want = mergedConsumer(current, want)
+	}
+	return c, nil
+}

@@ -1,0 +1,156 @@
+// Package ledger is the durable memory behind provision's ports: one record
+// per idempotency key and one row per server name, in one JetStream KV
+// bucket, changed by compare-and-set only and read from the leader only.
+//
+// It knows the store and the states of a request, and decides nothing about
+// what is done next. It imports provision and no other package of this module.
+package ledger
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hostup/deploy-worker/internal/provision"
+)
+
+// Keys of the bucket. H is provision.KeyHash.
+const (
+	recordPrefix = "rec."  // rec.<H of the idempotency key>
+	namePrefix   = "name." // name.<H of the lower-cased server name>
+)
+
+// finishedFor is how long a name row remembers the servers finished under it,
+// and how long a closed row is kept at all (design section 5).
+const finishedFor = 10 * time.Minute
+
+// cell is one value of the store. The zero cell is an absent one.
+type cell struct {
+	data []byte
+	// revision is the store's; it may be set on an absent cell, when the store
+	// keeps a marker of what was deleted or has expired.
+	revision uint64
+	// token is the write's own mark.
+	token string
+}
+
+func (c cell) absent() bool { return len(c.data) == 0 }
+
+// write is one compare-and-set. revision 0 means that the cell must be absent.
+type write struct {
+	key      string
+	data     []byte
+	revision uint64
+	ttl      time.Duration
+}
+
+// store is what a KV must offer. start sends a write and returns how to wait
+// for its answer, so that two writes can be on the way at once; writes started
+// by one caller are applied in that order. The answer is the new revision or
+// provision.ErrConflict; any other error means that nobody knows.
+type store interface {
+	get(ctx context.Context, key string) (cell, error)
+	start(ctx context.Context, w write) (finish func() (uint64, error))
+}
+
+// Ledger implements provision.Ledger and provision.Names. It is safe for
+// concurrent use.
+type Ledger struct {
+	store store
+	now   func() time.Time
+}
+
+var (
+	_ provision.Ledger = (*Ledger)(nil)
+	_ provision.Names  = (*Ledger)(nil)
+)
+
+// Load implements provision.Ledger.
+func (l *Ledger) Load(ctx context.Context, key string) (*provision.Record, error) {
+	r, err := l.load(ctx, provision.KeyHash(key))
+	if err != nil {
+		return nil, fmt.Errorf("load the record of %q: %w", key, err)
+	}
+	return r, nil
+}
+
+func (l *Ledger) load(ctx context.Context, hash string) (*provision.Record, error) {
+	c, err := l.store.get(ctx, recordPrefix+hash)
+	if err != nil || c.absent() {
+		return nil, err
+	}
+	var r provision.Record
+	if err := json.Unmarshal(c.data, &r); err != nil {
+		return nil, fmt.Errorf("decode revision %d: %w", c.revision, err)
+	}
+	r.Revision = c.revision
+	return &r, nil
+}
+
+// Store implements provision.Ledger.
+func (l *Ledger) Store(ctx context.Context, r *provision.Record) error {
+	finish, err := l.startRecord(ctx, r)
+	if err != nil {
+		return err
+	}
+	return finish()
+}
+
+func (l *Ledger) startRecord(ctx context.Context, r *provision.Record) (func() error, error) {
+	data, err := encode(r)
+	if err != nil {
+		return nil, fmt.Errorf("encode the record of %q: %w", r.Key, err)
+	}
+	wait := l.store.start(ctx, write{key: recordPrefix + provision.KeyHash(r.Key), data: data, revision: r.Revision})
+	return func() error {
+		revision, err := wait()
+		if err != nil {
+			return err
+		}
+		r.Revision = revision
+		return nil
+	}, nil
+}
+
+// encode writes JSON without escaping for HTML: problem documents inside come
+// back as they were, but for white space between members.
+func encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimRight(b.Bytes(), "\n"), nil
+}
+
+// Intend implements provision.Ledger. The row must be stored after the intent:
+// then whoever sees the row sees an owner whose intent was stored, and a row
+// may be taken over from an owner that is not between intent and result. The
+// two are on the way together; should the intent arrive last (its first copy
+// was lost), the row is taken once more.
+func (l *Ledger) Intend(ctx context.Context, r *provision.Record) error {
+	finishRecord, err := l.startRecord(ctx, r)
+	if err != nil {
+		return err
+	}
+	row := newRow(r, l.now())
+	finishRow := l.startRow(ctx, r.Request.Name, row, 0)
+	err = finishRecord()
+	rowRevision, rowErr := finishRow()
+	switch {
+	case err != nil:
+		// The row is left: it says the owner's key, and the owner's record says
+		// whether that still means anything.
+		return err
+	case errors.Is(rowErr, provision.ErrConflict), rowErr == nil && rowRevision < r.Revision:
+		// Revisions are sequences of one stream: they tell which came first.
+		return l.take(ctx, r.Request.Name, row)
+	case rowErr != nil:
+		return fmt.Errorf("take the name %q: %w", r.Request.Name, rowErr)
+	}
+	return nil
+}

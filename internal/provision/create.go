@@ -1,0 +1,377 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hostup/deploy-worker/internal/admission"
+)
+
+// accepted decides whether a request may be sent now, and sends it.
+func (p *Provisioner) accepted(ctx context.Context, r *Record, since time.Time, m Message) (Disposition, bool, error) {
+	now := time.Now()
+	if !now.Before(r.Deadline) {
+		return Disposition{}, false, p.fail(ctx, r, p.deadlineOutcome(r, now))
+	}
+	if left := r.NotBefore.Sub(now); left > 0 {
+		return wait(left, r.WaitReason, nil), true, nil
+	}
+	if c, closed := p.gate.Closed(); closed {
+		return p.behindGate(c), true, nil
+	}
+	facts, err := p.facts(ctx, now.Add(-p.cfg.LimitsTTL))
+	if err != nil {
+		return p.unreadable(ctx, r, err)
+	}
+	if len(r.Attempts) == 0 && !facts.AllowsRegion(r.Request.Region) {
+		return p.wrongRegion(ctx, r, m, RegionFault(r.Request.Region, facts.Regions))
+	}
+	decision := p.book.Admit(r.Key, facts, r.Request.Resources())
+	if decision.Verdict != admission.Admit && facts.AskedAt.Before(since) {
+		// Nobody is refused on facts from before the request was looked at.
+		if facts, err = p.facts(ctx, since); err != nil {
+			return p.unreadable(ctx, r, err)
+		}
+		decision = p.book.Admit(r.Key, facts, r.Request.Resources())
+	}
+	switch {
+	case decision.Verdict == admission.Admit:
+		if _, closed := p.gate.Closed(); closed || !time.Now().Before(r.Deadline) {
+			// Reading took its time: the gate and the deadline come first again.
+			p.book.Forget(r.Key)
+			return Disposition{}, false, nil
+		}
+		if ctx.Err() != nil {
+			// A drain need not outlast a call that was not begun.
+			p.book.Forget(r.Key)
+			return wait(0, WaitShutdown, nil), true, nil //nolint:nilerr // handing back is the answer
+		}
+		return p.attempt(ctx, r)
+	case decision.Verdict == admission.Crowded:
+		return wait(p.backoff(2), WaitCrowded, nil), true, nil
+	case p.cfg.LimitWait:
+		return wait(later(p.cfg.LimitsTTL), WaitLimits, nil), true, nil
+	default:
+		return Disposition{}, false, p.fail(ctx, r, limitOutcome(decision, now))
+	}
+}
+
+// wrongRegion answers a region that the account does not offer. A request that
+// was never stored is rejected and leaves its key free; one that had to wait
+// before the regions could be read has claimed it already.
+func (p *Provisioner) wrongRegion(ctx context.Context, r *Record, m Message, f Fault) (Disposition, bool, error) {
+	if r.Revision == 0 {
+		return p.rejectInvalid(ctx, m, []Fault{f}), true, nil
+	}
+	problem := newProblem(ReasonInvalidRequest, f.Detail)
+	problem.Errors = []Fault{f}
+	return Disposition{}, false, p.fail(ctx, r, outcome(ReasonInvalidRequest, problem.JSON(), time.Now()))
+}
+
+// behindGate is the wait for a closed gate. A gate that only Release opens is
+// looked at again after a while; in hand it is noticed at once.
+func (p *Provisioner) behindGate(c Closure) Disposition {
+	if c.Until.IsZero() {
+		return wait(later(min(p.cfg.BackoffMax, authProbeMax)), c.Reason, nil)
+	}
+	return wait(later(time.Until(c.Until)), c.Reason, nil)
+}
+
+// errImpatient is why the account is not read: it failed a moment ago.
+var errImpatient = errors.New("the account could not be read a moment ago")
+
+// facts reads the account, unless that has failed too lately: one process
+// knocks once, however many requests wait.
+func (p *Provisioner) facts(ctx context.Context, oldest time.Time) (admission.Facts, error) {
+	if p.reads.left() > 0 {
+		return admission.Facts{}, errImpatient
+	}
+	began := time.Now()
+	facts, err := p.ports.Account.Facts(ctx, oldest)
+	switch {
+	case err == nil:
+		p.reads.worked()
+	case ctx.Err() == nil:
+		p.reads.failed(began, func(n int) time.Duration {
+			re, _ := errors.AsType[*ReadError](err)
+			if re == nil || re.Auth {
+				return p.backoff(n)
+			}
+			return max(re.RetryAfter, p.backoff(n))
+		})
+	}
+	return facts, err
+}
+
+// unreadable is the wait after the account could not be read. The check being
+// unavailable is not a refusal; a refused key is one, by policy.
+func (p *Provisioner) unreadable(ctx context.Context, r *Record, err error) (Disposition, bool, error) {
+	if errors.Is(err, errImpatient) {
+		return wait(later(p.reads.left()), WaitAccount, nil), true, nil
+	}
+	if re, ok := errors.AsType[*ReadError](err); ok {
+		switch {
+		case re.Throttled:
+			// One budget is assumed for reads and creates.
+			p.raise(re.RetryAfter, p.reads.count())
+			if c, closed := p.gate.Closed(); closed {
+				return p.behindGate(c), true, nil
+			}
+		case re.Auth && p.cfg.AuthHold:
+			p.holdForAuth(ctx, err)
+			return p.behindGate(Closure{Reason: WaitAuth}), true, nil
+		case re.Auth:
+			problem := re.Problem
+			if problem == nil {
+				made := newProblem(ReasonRefused, "the account could not be read: "+err.Error())
+				made.Status = re.Status
+				problem = made.JSON()
+			}
+			return Disposition{}, false, p.fail(ctx, r, outcome(ReasonRefused, problem, time.Now()))
+		}
+	}
+	if ctx.Err() != nil {
+		return wait(0, WaitShutdown, nil), true, nil //nolint:nilerr // handing back is the answer
+	}
+	return wait(later(p.reads.left()), WaitAccount, fmt.Errorf("read the account: %w", err)), true, nil
+}
+
+// raise closes the gate for the longer of what the server wished and the own
+// backoff after n fruitless tries.
+func (p *Provisioner) raise(wish time.Duration, n int) {
+	p.gate.Raise(time.Now().Add(max(wish, p.backoff(n))))
+}
+
+// attempt is steps 1 to 3 of the order of effects. Between 1 and 2 nothing
+// waits.
+func (p *Provisioner) attempt(ctx context.Context, r *Record) (Disposition, bool, error) {
+	start := time.Now()
+	r.begin(start, p.cfg.CreateTimeout)
+	r.UpdatedAt = start
+	concluded := false
+	defer func() {
+		if !concluded { // a panic: nothing may stay reserved for it
+			p.book.Forget(r.Key)
+		}
+	}()
+	if err := p.ports.Ledger.Intend(context.WithoutCancel(ctx), r); err != nil {
+		return p.withdraw(ctx, r, err)
+	}
+	if spent := time.Since(start); spent > p.cfg.CreateTimeout*3/4 {
+		return Disposition{}, false, p.conclude(ctx, r, Answer{
+			Verdict: VerdictNeverSent, Detail: fmt.Sprintf("storing the intent took %s, which left too little of the time for the call", spent.Round(time.Millisecond)),
+		})
+	}
+	// The deadline counts from before the intent was stored: an observer that
+	// waits as long from when it saw the intent cannot be too early.
+	call, cancel := context.WithDeadline(context.WithoutCancel(ctx), start.Add(p.cfg.CreateTimeout))
+	answer := p.ports.API.Create(call, r.Request)
+	cancel()
+	concluded = true
+	return Disposition{}, false, p.conclude(ctx, r, answer)
+}
+
+// withdraw takes back an intent that was not, or may not have been, stored
+// with the name. No call was sent for it.
+func (p *Provisioner) withdraw(ctx context.Context, r *Record, cause error) (Disposition, bool, error) {
+	if errors.Is(cause, ErrConflict) {
+		return Disposition{}, false, fmt.Errorf("store the intent of %q: %w", r.Key, cause)
+	}
+	if taken, ok := errors.AsType[*NameTakenError](cause); ok {
+		// Waiting for a name is no attempt: there may be thousands of such waits.
+		r.Attempts = slices.Clone(r.Attempts[:len(r.Attempts)-1])
+		r.State, r.WaitReason = StateAccepted, WaitName
+		p.book.Forget(r.Key)
+		p.log.DebugContext(ctx, "a request waits for its name", "key", r.Key, "owner", taken.Owner)
+		return wait(p.ceiling(2)/2+p.backoff(2), WaitName, nil), true, p.store(ctx, r)
+	}
+	detail := "the intent could not be stored: " + cause.Error()
+	if err := p.conclude(ctx, r, Answer{Verdict: VerdictNeverSent, Detail: detail}); err != nil {
+		return Disposition{}, false, err
+	}
+	return wait(p.backoff(r.fruitless()), WaitNeverSent, nil), true, nil
+}
+
+// conclude stores what came of the attempt in hand. A paid answer must not be
+// lost, so it is offered to the ledger until it is taken or StoreTimeout ends,
+// also when somebody has meanwhile given the attempt up for unknown: whoever
+// made the call knows better.
+func (p *Provisioner) conclude(ctx context.Context, r *Record, a Answer) error {
+	p.meter.attempted(ctx, a)
+	// Before it is stored: should this process end first, the line is all that
+	// is left of a paid answer.
+	p.log.InfoContext(ctx, "attempt", "key", r.Key, "attempt", r.attempt().Number, "verdict", a.Verdict,
+		"status", a.Status, "vps_id", a.VPSID, "request_id", a.RequestID, "detail", a.Detail)
+	token := r.attempt().Token
+	until := time.Now().Add(p.cfg.StoreTimeout)
+	p.apply(r, a)
+	p.account(ctx, r, a)
+	for n := 1; ; n++ {
+		err := p.store(ctx, r)
+		if err == nil {
+			break
+		}
+		if !time.Now().Before(until) {
+			p.log.ErrorContext(ctx, "the result of a create call could not be stored", "key", r.Key, "verdict", a.Verdict, "vps_id", a.VPSID, "error", err)
+			return err
+		}
+		if !errors.Is(err, ErrConflict) {
+			p.pause(p.backoff(n))
+		}
+		current, loadErr := p.load(context.WithoutCancel(ctx), r.Key)
+		switch {
+		case loadErr != nil:
+			p.pause(p.backoff(n))
+			continue
+		case current == nil && a.Verdict == VerdictNeverSent:
+			// The intent never arrived and nothing was sent: there is nothing to say.
+			return fmt.Errorf("the intent of %q was not stored: %w", r.Key, ErrConflict)
+		case current == nil:
+			// The ledger lost the record, but not what this process knows.
+			r.Revision = 0
+			continue
+		}
+		mine := current.attempt() != nil && current.attempt().Token == token
+		if !mine || !current.State.Owns() {
+			if a.Verdict != VerdictNeverSent && !knows(current, token, a) {
+				p.log.ErrorContext(ctx, "the result of a create call came too late to be stored", "key", r.Key, "verdict", a.Verdict, "vps_id", a.VPSID, "state", current.State)
+			}
+			return fmt.Errorf("the record of %q has moved on: %w", r.Key, ErrConflict)
+		}
+		*r = *current
+		p.apply(r, a)
+	}
+	if !r.State.Owns() && !r.State.Settled() {
+		given := *r
+		p.after(ctx, func(ctx context.Context) { p.release(ctx, &given) })
+	}
+	return nil
+}
+
+// knows reports whether a record that has moved on tells what an attempt came
+// to, be it that the write which was thought lost is the one that moved it.
+func knows(r *Record, token string, a Answer) bool {
+	if a.Verdict == VerdictCreated {
+		return r.VPSID == a.VPSID
+	}
+	for _, at := range r.Attempts {
+		if at.Token == token {
+			return at.Verdict == a.Verdict
+		}
+	}
+	return false
+}
+
+// account draws the consequences of an answer for everybody else: the book of
+// what is in flight, and the gate.
+func (p *Provisioner) account(ctx context.Context, r *Record, a Answer) {
+	switch a.Verdict {
+	case VerdictCreated:
+		p.book.Bought(r.Key, time.Now())
+	default:
+		p.book.Forget(r.Key)
+	}
+	switch {
+	case a.Verdict == VerdictThrottled:
+		p.raise(a.RetryAfter, r.fruitless())
+	case a.Verdict == VerdictRefused && a.Refusal == RefusalAuth:
+		p.keys.failed(r.attempt().StartedAt, p.backoff)
+		if p.cfg.AuthHold {
+			p.holdForAuth(ctx, errors.New(a.Detail))
+		}
+		return
+	}
+	if a.Status != 0 {
+		p.keys.worked()
+	}
+}
+
+// apply writes an answer into the record: verdict to next state (design
+// section 3). It is the only place that does.
+func (p *Provisioner) apply(r *Record, a Answer) {
+	now := time.Now()
+	at := r.attempt()
+	// The record counts the call already if an observer gave it up, or if this
+	// is the second write of an answer whose first one was thought lost.
+	counted := at.Verdict != ""
+	at.EndedAt, at.Verdict, at.Status = now, a.Verdict, a.Status
+	at.RequestID, at.Detail, at.Answered, at.VPSID = a.RequestID, a.Detail, a.Answered, a.VPSID
+	switch sent := a.Verdict != VerdictNeverSent; {
+	case sent && !counted:
+		r.Sent++
+	case !sent && counted:
+		r.Sent--
+	}
+	a.Problem = compacted(a.Problem)
+	if a.Problem != nil {
+		r.LastProblem = a.Problem
+	}
+	switch a.Verdict {
+	case VerdictCreated:
+		r.State = StateCreated
+		r.VPSID, r.OrderID, r.InvoiceID = a.VPSID, a.OrderID, a.InvoiceID
+		r.Outcome = &Outcome{Kind: KindProvisioning, Billed: BilledYes, OccurredAt: now}
+	case VerdictRefused:
+		p.applyRefusal(r, a, now)
+	case VerdictThrottled:
+		r.State, r.WaitReason = StateAccepted, WaitGate
+		r.NotBefore = now.Add(max(a.RetryAfter, p.backoff(r.fruitless())))
+	case VerdictNeverSent:
+		r.State, r.WaitReason = StateAccepted, WaitNeverSent
+		r.NotBefore = now.Add(p.backoff(r.fruitless()))
+	default:
+		at.Verdict = VerdictUnknown
+		// An answer that proves nothing is no reason to hold once more what is
+		// held already, unless it names a server.
+		if r.State != StateHeld || a.VPSID != "" {
+			r.State = StateUnknown
+		}
+	}
+}
+
+// applyRefusal tells the refusals apart that are about the account rather
+// than the request.
+func (p *Provisioner) applyRefusal(r *Record, a Answer, now time.Time) {
+	reason := ReasonRefused
+	switch {
+	case a.Refusal == RefusalAuth && p.cfg.AuthHold:
+		r.State, r.WaitReason = StateAccepted, WaitAuth
+		r.NotBefore = now.Add(p.backoff(r.fruitless()))
+		return
+	case a.Refusal == RefusalLimit && p.cfg.LimitWait:
+		r.State, r.WaitReason = StateAccepted, WaitLimits
+		r.NotBefore = now.Add(p.cfg.LimitsTTL)
+		return
+	case a.Refusal == RefusalLimit:
+		reason = ReasonLimitExceeded
+	}
+	r.State = StateFailed
+	r.Outcome = outcome(reason, a.Problem, now)
+	if reason == ReasonRefused && a.Status == statusConflict {
+		r.Outcome.Retryable = true
+	}
+}
+
+// statusConflict is HTTP 409: HostUp uses it for what may pass by itself.
+const statusConflict = 409
+
+func (p *Provisioner) deadlineOutcome(r *Record, now time.Time) *Outcome {
+	detail := "the deadline " + r.Deadline.UTC().Format(time.RFC3339) + " passed before a server could be created"
+	if r.WaitReason != "" {
+		detail += "; it was waiting for: " + r.WaitReason
+	}
+	problem := newProblem(ReasonDeadlineExceeded, detail)
+	problem.Cause = r.LastProblem
+	return outcome(ReasonDeadlineExceeded, problem.JSON(), now)
+}
+
+func limitOutcome(d admission.Decision, now time.Time) *Outcome {
+	problem := newProblem(ReasonLimitExceeded, d.Detail)
+	for _, v := range d.Violations {
+		problem.Limits = append(problem.Limits, LimitProblem(v))
+	}
+	return outcome(ReasonLimitExceeded, problem.JSON(), now)
+}

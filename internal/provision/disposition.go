@@ -1,0 +1,69 @@
+package provision
+
+import "time"
+
+// Action is what the caller does with the message.
+type Action int
+
+// The only three things that leave the core.
+const (
+	// Done: everything is stored and announced; ack.
+	Done Action = iota
+	// Retry: hand the message back and see it again after a while.
+	Retry
+	// Dead: store a dead letter, confirm it, then reject for ever.
+	Dead
+)
+
+// Disposition is the core's answer to one delivery.
+type Disposition struct {
+	Action Action
+	// After is with Retry how long to wait, 0 or more.
+	After time.Duration
+	// Defect is set with Dead.
+	Defect *Defect
+	// Result and Reason say what happened, for the log and the metrics: a
+	// closed set of words each, never an id.
+	Result Result
+	Reason string
+	// Key, Attempts and VPSID identify the case in the log.
+	Key      string
+	Attempts int
+	VPSID    string
+	// Err is why the message has to wait, when that is an error.
+	Err error
+}
+
+// Result is what came of one delivery.
+type Result string
+
+// Every result.
+const (
+	ResultProvisioning Result = "provisioning"
+	ResultFailed       Result = "failed"
+	ResultRejected     Result = "rejected"
+	ResultDuplicate    Result = "duplicate"
+	ResultDead         Result = "dead"
+	ResultWaiting      Result = "waiting"
+)
+
+// Reasons to wait, stored as waitReason and used as metric attributes.
+const (
+	WaitGate      = "rate-limit"
+	WaitAuth      = "auth"
+	WaitBackoff   = "backoff"
+	WaitLimits    = "limits"
+	WaitName      = "name"
+	WaitInFlight  = "in-flight"
+	WaitHeld      = "held"
+	WaitAccount   = "account-unreadable"
+	WaitLedger    = "ledger"
+	WaitPublish   = "publish"
+	WaitShutdown  = "shutdown"
+	WaitCrowded   = "limits-in-flight"
+	WaitNeverSent = "not-sent"
+)
+
+func wait(after time.Duration, reason string, err error) Disposition {
+	return Disposition{Action: Retry, After: max(after, 0), Result: ResultWaiting, Reason: reason, Err: err}
+}

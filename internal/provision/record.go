@@ -1,0 +1,195 @@
+package provision
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"slices"
+	"time"
+)
+
+// State is where a request stands (design section 3).
+type State string
+
+// The seven states.
+const (
+	StateAccepted State = "accepted"
+	StateCreating State = "creating"
+	StateUnknown  State = "unknown"
+	StateHeld     State = "held"
+	StateCreated  State = "created"
+	StateFailed   State = "failed"
+	StateDone     State = "done"
+)
+
+// Owns reports whether a request in this state may have a server that nobody
+// has announced, and so owns its name.
+func (s State) Owns() bool {
+	return s == StateCreating || s == StateUnknown || s == StateHeld
+}
+
+// Settled reports whether the outcome is stored: nothing will be created for
+// this request any more.
+func (s State) Settled() bool {
+	return s == StateCreated || s == StateFailed || s == StateDone
+}
+
+// Attempt is one intent and what came of it.
+type Attempt struct {
+	// Number counts intents from 1.
+	Number int `json:"number"`
+	// Token is drawn for each intent. Whoever knows it made this attempt, and
+	// nobody else may say what came of it before Within has passed.
+	Token     string    `json:"token,omitempty"`
+	StartedAt time.Time `json:"startedAt"`
+	// Within is how long after StartedAt the call may be in flight at most.
+	// It is a duration so that an observer can wait it out on its own clock.
+	Within time.Duration `json:"within,omitempty"`
+	// EndedAt is zero while the attempt is in flight or was lost.
+	EndedAt   time.Time `json:"endedAt,omitzero"`
+	Verdict   Verdict   `json:"verdict,omitempty"`
+	Status    int       `json:"status,omitempty"`
+	RequestID string    `json:"requestId,omitempty"`
+	Detail    string    `json:"detail,omitempty"`
+	// Answered and VPSID are evidence of an unknown attempt; see Answer.
+	Answered bool   `json:"answered,omitempty"`
+	VPSID    string `json:"vpsId,omitempty"`
+}
+
+// maxAttemptsKept bounds a record: of a longer history the first attempt and
+// the newest ones are kept. Numbers keep counting.
+const maxAttemptsKept = 32
+
+// Outcome is the end of a request: everything of its one event that the
+// request itself does not say.
+type Outcome struct {
+	Kind       Kind            `json:"kind"`
+	Reason     Reason          `json:"reason,omitempty"`
+	Billed     Billed          `json:"billed,omitempty"`
+	Retryable  bool            `json:"retryable,omitempty"`
+	Problem    json.RawMessage `json:"problem,omitempty"`
+	Adopted    bool            `json:"adopted,omitempty"`
+	OccurredAt time.Time       `json:"occurredAt"`
+}
+
+// Record is the durable memory of one idempotency key. Whoever changes it
+// does so by compare-and-set on Revision; a Record is owned by one goroutine.
+type Record struct {
+	Key         string    `json:"idempotencyKey"`
+	State       State     `json:"state"`
+	Request     Request   `json:"request"`
+	Encoding    Encoding  `json:"encoding,omitempty"`
+	CausationID string    `json:"causationId,omitempty"`
+	Trace       Trace     `json:"trace,omitzero"`
+	Stream      string    `json:"stream,omitempty"`
+	Sequence    uint64    `json:"sequence,omitempty"`
+	RequestedAt time.Time `json:"requestedAt"`
+	// Deadline is the effective one: the earlier of the requester's and the
+	// configured one.
+	Deadline time.Time `json:"deadline"`
+
+	Attempts []Attempt `json:"attempts,omitempty"`
+	// Sent counts the create calls that may have reached the API.
+	Sent int `json:"sent,omitempty"`
+
+	VPSID     string   `json:"vpsId,omitempty"`
+	OrderID   string   `json:"orderId,omitempty"`
+	InvoiceID string   `json:"invoiceId,omitempty"`
+	Outcome   *Outcome `json:"outcome,omitempty"`
+
+	// NotBefore and WaitReason say when and why the request goes on, while it
+	// is accepted.
+	NotBefore  time.Time `json:"notBefore,omitzero"`
+	WaitReason string    `json:"waitReason,omitempty"`
+	// LastProblem is the newest problem document, for the cause of a missed
+	// deadline.
+	LastProblem json.RawMessage `json:"lastProblem,omitempty"`
+
+	HeldReason string `json:"heldReason,omitempty"`
+	// Held counts holdings; HeldAnnounced how many have had their event.
+	Held          int       `json:"held,omitempty"`
+	HeldAnnounced int       `json:"heldAnnounced,omitempty"`
+	HeldAt        time.Time `json:"heldAt,omitzero"`
+	Evidence      *Evidence `json:"evidence,omitempty"`
+
+	CreatedAt time.Time `json:"createdAt"`
+	UpdatedAt time.Time `json:"updatedAt"`
+
+	// Revision is the ledger's, 0 for a record that was never stored.
+	Revision uint64 `json:"-"`
+}
+
+// newRecord starts the memory of an accepted request.
+func newRecord(m Message, deadline, now time.Time) *Record {
+	return &Record{
+		Key: m.Request.Key, State: StateAccepted, Request: m.Request,
+		Encoding: m.Encoding, CausationID: m.CausationID, Trace: m.Trace,
+		Stream: m.Stream, Sequence: m.Sequence,
+		RequestedAt: m.StoredAt, Deadline: deadline, CreatedAt: now,
+	}
+}
+
+// acceptedFrom reports whether the record came from this very message.
+func (r *Record) acceptedFrom(m Message) bool {
+	return r.Stream == m.Stream && r.Sequence == m.Sequence
+}
+
+// attempt returns the newest attempt, nil before the first.
+func (r *Record) attempt() *Attempt {
+	if len(r.Attempts) == 0 {
+		return nil
+	}
+	return &r.Attempts[len(r.Attempts)-1]
+}
+
+// begin appends the intent of the next attempt and turns the record to
+// creating.
+func (r *Record) begin(now time.Time, within time.Duration) {
+	number := 1
+	if last := r.attempt(); last != nil {
+		number = last.Number + 1
+	}
+	if len(r.Attempts) >= maxAttemptsKept {
+		// A copy: the tail work of the attempt before may still read the old ones.
+		r.Attempts = slices.Concat(r.Attempts[:1], r.Attempts[2:])
+	}
+	r.Attempts = append(r.Attempts, Attempt{Number: number, Token: rand.Text(), StartedAt: now, Within: within})
+	r.State = StateCreating
+	r.NotBefore, r.WaitReason = time.Time{}, ""
+}
+
+// fruitless counts the newest attempts in a row that ended with nothing but
+// the advice to try again; it is the step of the backoff.
+func (r *Record) fruitless() int {
+	n := 0
+	for _, a := range slices.Backward(r.Attempts) {
+		if v := a.Verdict; v != VerdictThrottled && v != VerdictNeverSent && v != VerdictRefused {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// OutcomeEvent returns the event of a record with an outcome. It is a pure
+// function of the record, so every worker that publishes it publishes the
+// same.
+func (r *Record) OutcomeEvent() Event {
+	o := r.Outcome
+	return Event{
+		ID: OutcomeID(r.Key, o.Kind), Kind: o.Kind, Key: r.Key, Encoding: r.Encoding,
+		CausationID: r.CausationID, Trace: r.Trace, Request: r.Request, Attempts: r.Sent,
+		RequestedAt: r.RequestedAt, OccurredAt: o.OccurredAt,
+		VPSID: r.VPSID, OrderID: r.OrderID, InvoiceID: r.InvoiceID, Adopted: o.Adopted,
+		Reason: o.Reason, Billed: o.Billed, Retryable: o.Retryable, Problem: o.Problem,
+	}
+}
+
+// HeldEvent returns the event of the newest holding.
+func (r *Record) HeldEvent() Event {
+	return Event{
+		ID: HeldID(r.Key, r.Held), Kind: KindHeld, Key: r.Key, Encoding: r.Encoding,
+		CausationID: r.CausationID, Trace: r.Trace, Request: r.Request, Attempts: r.Sent,
+		RequestedAt: r.RequestedAt, OccurredAt: r.HeldAt,
+		Problem: heldProblem(r), Evidence: r.Evidence,
+	}
+}

@@ -1,0 +1,71 @@
+package provision
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+)
+
+// backoff returns the delay before try n+1 after n fruitless ones, n from 1:
+// exponential with full jitter, between 0 and the smaller of max and
+// initial·2^(n-1).
+func (p *Provisioner) backoff(n int) time.Duration {
+	// The library spreads a delay over interval·(1±factor). Half of the
+	// interval with factor 1 is full jitter.
+	b := backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(p.cfg.BackoffInitial/2),
+		backoff.WithMaxInterval(p.cfg.BackoffMax/2),
+		backoff.WithMultiplier(2),
+		backoff.WithRandomizationFactor(1),
+		backoff.WithMaxElapsedTime(0),
+	)
+	var d time.Duration
+	for range min(max(n, 1), 64) {
+		d = b.NextBackOff()
+	}
+	return d
+}
+
+// ceiling is the longest delay that backoff(n) may give.
+func (p *Provisioner) ceiling(n int) time.Duration {
+	d := p.cfg.BackoffInitial
+	for range n - 1 {
+		if d >= p.cfg.BackoffMax/2 {
+			return p.cfg.BackoffMax
+		}
+		d *= 2
+	}
+	return d
+}
+
+// later spreads a delay upwards by at most a tenth and at most a second, so
+// that a fleet does not come back in one moment. It never undercuts d.
+func later(d time.Duration) time.Duration {
+	spread := min(d/10, time.Second)
+	if spread <= 0 {
+		return d
+	}
+	return d + rand.N(spread)
+}
+
+// sleep waits in hand. It ends early, with true, when the gate changes, and
+// with false when ctx ends.
+func (p *Provisioner) sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-p.gate.Changed():
+	case <-ctx.Done():
+		return false
+	}
+	return ctx.Err() == nil
+}
+
+// pause waits without listening to anybody: only for what must not be lost.
+func (p *Provisioner) pause(d time.Duration) {
+	t := time.NewTimer(d)
+	<-t.C
+}

@@ -1,0 +1,120 @@
+// Package telemetry sets up the OpenTelemetry SDK: metrics into a registry of
+// its own for /metrics, always; spans through the standard exporters, only
+// when the standard variables ask for them. Every other package uses the API
+// only and is handed a tracer and a meter.
+//
+// It imports no other package of this module.
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/contrib/exporters/autoexport"
+	"go.opentelemetry.io/otel/attribute"
+	otelprom "go.opentelemetry.io/otel/exporters/prometheus"
+	"go.opentelemetry.io/otel/metric"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+)
+
+// Scope is the instrumentation scope of everything the worker records.
+const Scope = "github.com/hostup/deploy-worker"
+
+// ServiceName is service.name unless OTEL_SERVICE_NAME says otherwise.
+const ServiceName = "deploy-worker"
+
+// Options chooses what is recorded.
+type Options struct {
+	Version string
+	// Traces exports spans as the OTEL_* variables say. Without it spans cost
+	// nothing and a request's trace context is passed on unchanged.
+	Traces bool
+}
+
+// Telemetry is the set-up. Shutdown flushes it.
+type Telemetry struct {
+	Tracers trace.TracerProvider
+	Meters  metric.MeterProvider
+
+	registry *prometheus.Registry
+	shutdown []func(context.Context) error
+}
+
+// Start sets everything up. It touches no global.
+func Start(ctx context.Context, o Options) (*Telemetry, error) {
+	res, err := resource.New(ctx,
+		resource.WithAttributes(attribute.String("service.name", ServiceName), attribute.String("service.version", o.Version)),
+		resource.WithTelemetrySDK(), resource.WithFromEnv(),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("describe this process for telemetry: %w", err)
+	}
+	t := &Telemetry{Tracers: noop.NewTracerProvider(), registry: prometheus.NewRegistry()}
+	t.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	exporter, err := otelprom.New(otelprom.WithRegisterer(t.registry), otelprom.WithoutScopeInfo())
+	if err != nil {
+		return nil, fmt.Errorf("set up the metrics registry: %w", err)
+	}
+	meters := sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter), sdkmetric.WithResource(res))
+	t.Meters = meters
+	t.shutdown = append(t.shutdown, meters.Shutdown)
+	if o.Traces {
+		spans, err := autoexport.NewSpanExporter(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("set up the span exporter of OTEL_TRACES_EXPORTER: %w", err)
+		}
+		tracers := sdktrace.NewTracerProvider(sdktrace.WithBatcher(spans), sdktrace.WithResource(res))
+		t.Tracers = tracers
+		t.shutdown = append(t.shutdown, tracers.Shutdown)
+	}
+	return t, nil
+}
+
+// Tracer returns the worker's tracer.
+func (t *Telemetry) Tracer() trace.Tracer { return t.Tracers.Tracer(Scope) }
+
+// Meter returns the worker's meter.
+func (t *Telemetry) Meter() metric.Meter { return t.Meters.Meter(Scope) }
+
+// Handler serves the metrics, in the OpenMetrics format where it is asked for.
+func (t *Telemetry) Handler() http.Handler {
+	return promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{EnableOpenMetrics: true})
+}
+
+// Shutdown flushes what is not exported yet, until ctx ends.
+func (t *Telemetry) Shutdown(ctx context.Context) error {
+	var errs []error
+	for _, stop := range t.shutdown {
+		errs = append(errs, stop(ctx))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("flush telemetry: %w", err)
+	}
+	return nil
+}
+
+// LogHandler adds trace_id and span_id of the context's span to each line.
+func LogHandler(h slog.Handler) slog.Handler { return traced{h} }
+
+type traced struct{ slog.Handler }
+
+func (t traced) Handle(ctx context.Context, r slog.Record) error {
+	if sc := trace.SpanContextFromContext(ctx); sc.IsValid() {
+		r.AddAttrs(slog.String("trace_id", sc.TraceID().String()), slog.String("span_id", sc.SpanID().String()))
+	}
+	return t.Handler.Handle(ctx, r) //nolint:wrapcheck // a handler passes errors on as they are
+}
+
+func (t traced) WithAttrs(as []slog.Attr) slog.Handler { return traced{t.Handler.WithAttrs(as)} }
+
+func (t traced) WithGroup(name string) slog.Handler { return traced{t.Handler.WithGroup(name)} }

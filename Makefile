@@ -26,7 +26,6 @@ CONTAINER_PACKAGES := $(patsubst %,./%/...,$(wildcard \
 # How long `make fuzz` runs each fuzz test.
 FUZZTIME ?= 5s
 
-
 COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)

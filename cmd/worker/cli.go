@@ -15,6 +15,7 @@ const (
 	exitDone        = 0
 	exitFailed      = 1
 	exitUsage       = 2
+	exitNotFound    = 3
 	exitInterrupted = 130
 )
 
@@ -25,6 +26,8 @@ type cli struct {
 
 	Run      runCmd      `cmd:"" help:"Consume requests until SIGTERM or SIGINT."`
 	Demo     demoCmd     `cmd:"" help:"Show the main job end to end on nothing but this binary."`
+	Resolve  resolveCmd  `cmd:"" help:"Decide a held request: adopt a server, try again, or abandon it."`
+	Audit    auditCmd    `cmd:"" help:"Compare the ledger with the account's servers. Changes nothing."`
 	Simulate simulateCmd `cmd:"" help:"Serve the simulated HostUp API."`
 	Setup    setupCmd    `cmd:"" help:"Create or update the streams, the consumer and the ledger."`
 	Config   configCmd   `cmd:"" help:"Print the effective configuration, secrets redacted."`
@@ -46,6 +49,16 @@ type terminal struct {
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
+
+// notFoundError: something asked for does not exist: exit code 3.
+type notFoundError struct{ error }
+
+func (e notFoundError) Unwrap() error { return e.error }
+
+// quietError has been told on stdout already: exit code 1 and no more words.
+type quietError struct{ error }
+
+func (e quietError) Unwrap() error { return e.error }
 
 // helped ends parsing after --help has printed.
 type helped struct{ code int }
@@ -107,9 +120,15 @@ func validate(parsed *kong.Context) error {
 
 // report tells an error to a person and returns its exit code.
 func report(w io.Writer, err error) int {
+	if _, told := errors.AsType[quietError](err); told {
+		return exitFailed
+	}
 	_, _ = fmt.Fprintln(w, "worker:", err)
 	if _, usage := errors.AsType[usageError](err); usage {
 		return exitUsage
+	}
+	if _, absent := errors.AsType[notFoundError](err); absent {
+		return exitNotFound
 	}
 	return exitFailed
 }

@@ -23,13 +23,16 @@ type outputFlag struct {
 	Output string `name:"output" short:"o" env:"WORKER_OUTPUT" enum:"table,json,jsonl" default:"table" help:"table, json or jsonl."`
 }
 
+// people reports whether a person reads the output.
+func (o outputFlag) people() bool { return o.Output == "table" }
+
 // redacted stands for a secret that is set.
 const redacted = "[redacted]"
 
 // Run prints every variable with its effective value.
 func (c *configCmd) Run(t *terminal, parsed *kong.Context) error {
 	values := effective(parsed)
-	if c.Output != "table" {
+	if !c.people() {
 		enc := json.NewEncoder(t.out)
 		if c.Output == "json" {
 			enc.SetIndent("", "  ")

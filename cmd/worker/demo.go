@@ -42,6 +42,7 @@ func demoSettings() workerSettings {
 		workSettings: workSettings{
 			Concurrency: 8, Deadline: time.Hour, BackoffInitial: 100 * time.Millisecond, BackoffMax: 2 * time.Second,
 			RetryAfterMax: time.Minute, InlineWait: 5 * time.Second, LimitPolicy: "fail", AuthPolicy: "hold",
+			SettleAnswered: time.Second, SettleUnanswered: 2 * time.Second, SettleReads: 3, UnknownPolicy: "retry",
 			LimitsTTL: time.Second, DrainTimeout: 15 * time.Second,
 		},
 		logSettings: logSettings{LogLevel: "info"},
@@ -61,6 +62,12 @@ func (c *demoCmd) Run(ctx context.Context, t *terminal) error {
 		cfg.Limits.StorageGB = demoStorage(c.Requests)
 	}); err != nil {
 		return fmt.Errorf("set up the simulated account: %w", err)
+	}
+	if _, err := dev.sim.Plant(simulator.VPS{
+		Name: demoNamesake, Resources: simulator.Resources{CPUCores: demoCores, MemoryGB: demoMemory, StorageGB: demoDisk},
+		Region: "stockholm", IsPayg: true, CreatedAt: time.Now(),
+	}); err != nil {
+		return fmt.Errorf("make a namesake: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()

@@ -24,6 +24,8 @@ type demoOrder struct {
 	// letter and no event.
 	kind   provision.Kind
 	reason provision.Reason
+	// adopted tells that the server is found by looking it up.
+	adopted bool
 
 	placedAt time.Time
 	events   []provision.Event
@@ -36,6 +38,10 @@ const (
 	demoMemory = 4
 	demoDisk   = 80
 )
+
+// demoNamesake is the name of an order whose answer gets lost while somebody
+// else makes a server of the same name and size.
+const demoNamesake = "fault-cut-after-x1-h"
 
 // demoStorage is the account's storage limit: room for every order but the
 // one that is too large.
@@ -69,9 +75,10 @@ func demoOrders(plain int) []*demoOrder {
 	add(demoOrder{about: "throttled: Retry-After 1 s", request: named("fault-429-retry-after-1-x1-a"), kind: provision.KindProvisioning})
 	add(demoOrder{about: "throttled: as an HTTP date", request: named("fault-429-date-1s-x1-b"), kind: provision.KindProvisioning})
 	add(demoOrder{about: "throttled without a header", request: named("fault-429-none-x1-c"), kind: provision.KindProvisioning})
-	add(demoOrder{about: "answer lost, server billed", request: named("fault-cut-after-x1-d"), kind: provision.KindHeld})
-	add(demoOrder{about: "answer lost, nothing billed", request: named("fault-cut-before-x1-e"), kind: provision.KindHeld})
-	add(demoOrder{about: "HostUp says 500", request: named("fault-500-x1-f"), kind: provision.KindHeld})
+	add(demoOrder{about: "answer lost, server billed", request: named("fault-cut-after-x1-d"), adopted: true, kind: provision.KindProvisioning})
+	add(demoOrder{about: "answer lost, nothing billed", request: named("fault-cut-before-x1-e"), kind: provision.KindProvisioning})
+	add(demoOrder{about: "HostUp says 500", request: named("fault-500-x1-f"), kind: provision.KindProvisioning})
+	add(demoOrder{about: "answer lost, two candidates", request: named(demoNamesake), kind: provision.KindHeld})
 	add(demoOrder{about: "HostUp says 409", request: named("fault-409-x1-g"), kind: provision.KindFailed, reason: provision.ReasonRefused})
 	add(demoOrder{about: "too large for the account", request: provision.Request{Name: "large-01", StorageGB: 2000, CPUCores: 32}, kind: provision.KindFailed, reason: provision.ReasonLimitExceeded})
 	add(demoOrder{about: "100 cores", request: provision.Request{Name: "wide-01", CPUCores: 100}, kind: provision.KindFailed, reason: provision.ReasonInvalidRequest})

@@ -147,14 +147,17 @@ func (o *demoOrder) judge() (outcome, detail string, right bool) {
 	}
 	e := o.events[0]
 	outcome, detail = string(e.Kind), e.VPSID
+	if e.Adopted {
+		detail += " (adopted)"
+	}
 	switch e.Kind {
 	case provision.KindFailed:
 		detail = string(e.Reason)
 	case provision.KindHeld:
-		detail = "outcome unknown: a person decides"
+		detail = "two servers could be it: a person decides"
 	case provision.KindProvisioning:
 	}
-	return outcome, detail, len(o.events) == 1 && e.Kind == o.kind && e.Reason == o.reason
+	return outcome, detail, len(o.events) == 1 && e.Kind == o.kind && e.Reason == o.reason && e.Adopted == o.adopted
 }
 
 // errDemo is the end of a demo that showed something wrong.

@@ -96,9 +96,10 @@ func TestMetricsAreDocumented(t *testing.T) {
 	t.Parallel()
 
 	w := newWorld(t, simulator.Config{})
-	p := w.worker("WORKER_RETRY_AFTER_MAX=100ms")
+	p := w.worker("WORKER_RETRY_AFTER_MAX=100ms", "WORKER_AUDIT_EVERY=200ms")
 	// Something of everything that is counted.
-	for _, name := range []string{"plain", "fault-cut-after-a", "fault-429-retry-after-9-x1-a", "fault-409-a", "not a name"} {
+	w.plant("fault-cut-after-b", nil)
+	for _, name := range []string{"plain", "fault-cut-after-a", "fault-cut-after-b", "fault-429-retry-after-9-x1-a", "fault-409-a", "not a name"} {
 		w.place(order(name, name))
 		w.await(strings.ReplaceAll(name, " ", "%20"))
 	}
@@ -122,7 +123,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 				}
 			}
 		}
-		return status == http.StatusOK && exported["hostup_worker_dead_letters_total"] != "" && exported["hostup_worker_held_total"] != ""
+		return status == http.StatusOK && exported["hostup_worker_dead_letters_total"] != "" && exported["hostup_worker_held_total"] != "" && exported["hostup_worker_audit_findings"] != ""
 	})
 	t.Logf("exported: %v, labels: %v", exported, labels)
 

@@ -31,6 +31,8 @@ type engine struct {
 	gate     *provision.Gate
 	core     *provision.Provisioner
 	consumer *consumer.Consumer
+	book     *ledger.Ledger
+	sweeper  *consumer.Sweeper
 }
 
 // What no variable sets.
@@ -39,7 +41,12 @@ const (
 	// not take it; a drain ends it earlier.
 	storeTimeout = 5 * time.Minute
 	// heldPoll is how often a held request looks for a decision.
-	heldPoll = time.Minute
+	heldPoll = 15 * time.Second
+	// keepNames is how much longer than a deadline the servers finished under a
+	// name are remembered.
+	keepNames = 10 * time.Minute
+	// sweepFactor is how many ack waits there are between two sweeps.
+	sweepFactor = 10
 	// keyPoll is how often a changed key file is looked for while creates are
 	// held for it.
 	keyPoll = time.Second
@@ -62,10 +69,11 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 		return nil, usageError{err}
 	}
 	e := &engine{settings: s, log: log, tel: tel, nc: nc, js: js, tokens: tokens, client: client, gate: provision.NewGate()}
-	book := ledger.New(js, ledger.Config{Bucket: s.Ledger})
+	e.book = ledger.New(js, ledger.Config{Bucket: s.Ledger, KeepNames: s.Deadline + keepNames})
 	ports, around, err := arm(provision.Ports{
-		Ledger: book, Names: book, API: client, Account: hostup.NewAccount(client),
-		Events: events.NewPublisher(events.PublisherConfig{JetStream: js, Stream: s.EventsStream, Prefix: s.SubjectPrefix, Tracer: tel.Tracer()}),
+		Ledger: e.book, Names: e.book, API: client, Account: hostup.NewAccount(client),
+		Inventory: hostup.NewInventory(client),
+		Events:    events.NewPublisher(events.PublisherConfig{JetStream: js, Stream: s.EventsStream, Prefix: s.SubjectPrefix, Tracer: tel.Tracer()}),
 	})
 	if err != nil {
 		return nil, err
@@ -74,7 +82,9 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 		CreateTimeout: s.CreateTimeout, Deadline: s.Deadline,
 		BackoffInitial: s.BackoffInitial, BackoffMax: s.BackoffMax, InlineWait: s.InlineWait,
 		LimitsTTL: s.LimitsTTL, StoreTimeout: storeTimeout, HeldPoll: heldPoll,
-		LimitWait: s.LimitPolicy == "wait", AuthHold: s.AuthPolicy == "hold",
+		SettleAnswered: s.SettleAnswered, SettleUnanswered: s.SettleUnanswered, SettleReads: s.SettleReads,
+		HoldUnknown: s.UnknownPolicy == "hold",
+		LimitWait:   s.LimitPolicy == "wait", AuthHold: s.AuthPolicy == "hold",
 	}, ports, e.gate, log, provision.Telemetry{Meter: tel.Meter()})
 	if err != nil {
 		return nil, err
@@ -87,7 +97,23 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 		JetStream: js, Handler: around(e.core), Gate: e.gate, Decode: events.Decode,
 		Log: log, Tracer: tel.Tracer(), Meter: tel.Meter(),
 	})
+	e.sweeper = e.newSweeper()
 	return e, err
+}
+
+// newSweeper makes the one who drives requests whose message is gone. Its times
+// follow the consumer's: what is in work changes more often than that.
+func (e *engine) newSweeper() *consumer.Sweeper {
+	return consumer.NewSweeper(consumer.SweepPorts{
+		JetStream: e.js, Load: e.book.LoadHash, Resume: e.core.Resume, Log: e.log,
+		Unfinished: func(ctx context.Context, each func(consumer.Unfinished)) error {
+			return e.book.Scan(ctx, func(a provision.Audited) {
+				if a.State != provision.StateDone {
+					each(consumer.Unfinished{Hash: a.Hash, StoredAt: a.StoredAt})
+				}
+			})
+		},
+	}, sweepFactor*e.settings.AckWait, 2*max(e.settings.AckWait, e.settings.CreateTimeout))
 }
 
 // run works until ctx is cancelled and everything in hand is answered.
@@ -105,16 +131,44 @@ func (e *engine) run(ctx context.Context) error {
 		defer close(polled)
 		e.pollKey(watching, keys)
 	}()
+	swept := make(chan struct{})
+	go func() {
+		defer close(swept)
+		e.sweeper.Run(watching)
+	}()
+	audited := make(chan struct{})
+	go func() {
+		defer close(audited)
+		e.auditEvery(watching, e.settings.AuditEvery)
+	}()
 	err := e.complete(ctx)
 	if err == nil {
 		err = e.consumer.Run(ctx)
 	}
 	stopWatching()
-	<-watched
-	<-polled
+	for _, ended := range []chan struct{}{watched, polled, swept, audited} {
+		<-ended
+	}
 	rest, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 	defer cancel()
 	return errors.Join(err, e.core.Wait(rest))
+}
+
+// auditEvery compares the ledger with the account on a timer; 0 is off.
+func (e *engine) auditEvery(ctx context.Context, every time.Duration) {
+	for every > 0 && pause(ctx, every) {
+		found, err := e.core.Audit(ctx, e.book)
+		if err != nil {
+			if ctx.Err() == nil {
+				e.log.WarnContext(ctx, "the audit was interrupted", "error", err)
+			}
+			continue
+		}
+		for _, f := range found {
+			e.log.WarnContext(ctx, "audit", "finding", f.Finding, "vps_id", f.VPSID, "key", f.IdempotencyKey, "name", f.Name,
+				"price_per_hour", f.PricePerHour, "currency", f.Currency, "detail", f.Detail)
+		}
+	}
 }
 
 // complete looks whether everything that the worker writes to exists, and

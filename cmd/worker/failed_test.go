@@ -82,7 +82,8 @@ func TestFailed(t *testing.T) {
 	t.Parallel()
 
 	w := newWorld(t, simulator.Config{Limits: simulator.Limits{CPUCores: 64, MemoryGB: 512, StorageGB: 3000, Instances: 50}})
-	w.worker("WORKER_INLINE_WAIT=100ms")
+	// The account is changed between the rows: nothing may be known from before.
+	w.worker("WORKER_INLINE_WAIT=100ms", "WORKER_LIMITS_TTL=1us")
 	t.Run("invalid-request names every fault at once", func(t *testing.T) {
 		w.t = t
 		body := []byte(`{"idempotencyKey":"bad-1","name":"a","cpuCores":0,"memoryGb":257,"storageGb":49.5,"region":7,` +

@@ -25,7 +25,7 @@ import (
 //
 // is a list of point:nth=action. A point is counted from 1 in each process:
 //
-//	load, intend, release, create, handle         .before and .after
+//	load, intend, release, create, lookup, handle .before and .after
 //	store, store.STATE, publish, publish.KIND     .before and .after
 //
 // STATE is the state being stored. After means that the call has succeeded,
@@ -36,9 +36,10 @@ import (
 //	term      SIGTERM to itself: a drain in the middle of things
 //	delay:D   waits
 //
-// WORKER_FAILPOINTS_UNSAFE=blind-retry takes every unknown outcome for one that
-// was never sent: the very mistake this program exists to avoid. The crash
-// suite uses it to show that it would notice.
+// WORKER_FAILPOINTS_UNSAFE makes the very mistakes that this program exists to
+// avoid, for the crash suite to show that it would notice: blind-retry takes
+// every unknown outcome for one that was never sent, no-lookup finds nothing
+// whenever it looks.
 type failpoints struct {
 	armed map[string]map[int]failpoint // by point and nth
 
@@ -63,12 +64,15 @@ func arm(ports provision.Ports) (provision.Ports, func(consumer.Handler) consume
 	case "":
 	case "blind-retry":
 		ports.API = blindAPI{ports.API}
+	case "no-lookup":
+		ports.Inventory = blindInventory{ports.Inventory}
 	default:
-		return ports, nil, usageError{fmt.Errorf("WORKER_FAILPOINTS_UNSAFE=%q: must be blind-retry", mode)}
+		return ports, nil, usageError{fmt.Errorf("WORKER_FAILPOINTS_UNSAFE=%q: must be blind-retry or no-lookup", mode)}
 	}
 	ports.Ledger = ledgerPoints{ports.Ledger, f}
 	ports.Names = namesPoints{ports.Names, f}
 	ports.API = apiPoints{ports.API, f}
+	ports.Inventory = inventoryPoints{ports.Inventory, f}
 	ports.Events = eventsPoints{ports.Events, f}
 	return ports, func(h consumer.Handler) consumer.Handler { return handlerPoints{h, f} }, nil
 }
@@ -209,6 +213,20 @@ func (a apiPoints) Create(ctx context.Context, r provision.Request) provision.An
 	return answer
 }
 
+type inventoryPoints struct {
+	provision.Inventory
+
+	f *failpoints
+}
+
+func (i inventoryPoints) Named(ctx context.Context, name string) (found []provision.Server, err error) {
+	err = i.f.around("lookup", "", func() error {
+		found, err = i.Inventory.Named(ctx, name)
+		return err
+	})
+	return found, err
+}
+
 type eventsPoints struct {
 	provision.Publisher
 
@@ -242,3 +260,8 @@ func (b blindAPI) Create(ctx context.Context, r provision.Request) provision.Ans
 	}
 	return answer
 }
+
+// blindInventory is a worker that looks and never sees anything.
+type blindInventory struct{ provision.Inventory }
+
+func (blindInventory) Named(context.Context, string) ([]provision.Server, error) { return nil, nil }

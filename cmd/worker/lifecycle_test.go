@@ -85,13 +85,18 @@ func TestDrainWaitsForTheCreateTimeout(t *testing.T) {
 
 	w := newWorld(t, simulator.Config{})
 	p := w.worker("HOSTUP_CREATE_TIMEOUT=1s", "WORKER_DRAIN_TIMEOUT=20s")
-	w.place(order("hanging", "fault-hang-a"))
+	w.place(order("hanging", "fault-hang-x1-a"))
 	eventually(t, "the create hangs", func() bool { return len(w.sim.Creates()) == 1 })
 	p.signal(syscall.SIGTERM)
 	equal(t, "exit code", p.exit(), exitDone)
-	w.worker()
-	equal(t, "event", w.await("hanging").kind, "held")
 	equal(t, "create calls", len(w.sim.Creates()), 1)
+	equal(t, "state", w.record("hanging").text("state"), "unknown")
+	// The next process finds out that nothing was created.
+	w.worker()
+	e := w.created("hanging")
+	equal(t, "attempts", e.at("attempts"), any(2.0))
+	equal(t, "adopted", e.at("adopted"), any(false))
+	equal(t, "servers", len(w.sim.Invoices()), 1)
 }
 
 func TestWithoutBroker(t *testing.T) {
@@ -265,7 +270,7 @@ func TestDemo(t *testing.T) {
 	equal(t, "exit code", r.code, exitDone)
 	for _, want := range []string{
 		"KEY", "OUTCOME", "SERVER OR REASON", "provisioning", "held", "limit-exceeded", "idempotency-conflict", "invalid-request",
-		"deadline-exceeded", "undecodable", "dead letter", "billed by the simulated account:", "no order was bought twice", "every outcome as it should be",
+		"deadline-exceeded", "undecodable", "dead letter", "(adopted)", "two servers could be it", "billed by the simulated account:", "no order was bought twice", "every outcome as it should be",
 	} {
 		if !strings.Contains(r.out, want) {
 			t.Errorf("the demo does not show %q", want)

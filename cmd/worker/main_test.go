@@ -1,7 +1,10 @@
 package main
 
 import (
+	"flag"
 	"os"
+	"runtime"
+	"strconv"
 	"testing"
 
 	"github.com/hostup/deploy-worker/internal/broker/brokertest"
@@ -15,6 +18,14 @@ const beTheWorker = "DEPLOY_WORKER_TEST_MAIN"
 func TestMain(m *testing.M) {
 	if os.Getenv(beTheWorker) == "1" {
 		main()
+	}
+	// The tests wait far more than they work: more of them at once than there
+	// are processors, unless somebody asked for a number.
+	flag.Parse()
+	asked := false
+	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "test.parallel" })
+	if !asked {
+		_ = flag.Set("test.parallel", strconv.Itoa(max(cap(slots), runtime.GOMAXPROCS(0)))) // it is a flag and a number
 	}
 	os.Exit(brokertest.Main(m))
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -14,24 +13,31 @@ import (
 	"github.com/hostup/deploy-worker/internal/simulator"
 )
 
-// one checks that a key ended in exactly one way: one outcome, or held.
+// one checks that a key has one outcome and was never held.
 func one(t *testing.T, w *world, key string) event {
 	t.Helper()
+	e, held := ended(t, w, key)
+	equal(t, "holdings of "+key, held, 0)
+	return e
+}
+
+// ended checks that a key has exactly one outcome, and that nothing follows it.
+func ended(t *testing.T, w *world, key string) (outcome event, held int) {
+	t.Helper()
 	events := w.events(key)
-	var last event
-	outcomes, held := 0, 0
+	outcomes := 0
 	for _, e := range events {
-		last = e
 		if e.kind == "held" {
 			held++
 		} else {
 			outcomes++
+			outcome = e
 		}
 	}
-	if outcomes+held != 1 {
+	if outcomes != 1 || events[len(events)-1].id() != outcome.id() {
 		t.Errorf("%s has %d outcomes and %d holdings: %v", key, outcomes, held, events)
 	}
-	return last
+	return outcome, held
 }
 
 // once checks that no server was bought twice.
@@ -93,79 +99,8 @@ func TestOneNameTwoKeys(t *testing.T) {
 	}
 }
 
-func TestLostAnswerIsHeld(t *testing.T) {
-	t.Parallel()
-
-	w := newWorld(t, simulator.Config{})
-	p := w.worker()
-	faults := map[string]bool{ // name: whether a server was bought
-		"fault-cut-after-a": true, "fault-cut-before-b": false, "fault-500-before-c": false, "fault-500-after-d": true,
-		"fault-502-bare-after-e": true, "fault-garbage-f": true, "fault-empty-g": true, "fault-truncated-h": true,
-		"fault-408-i": false, "fault-307-j": false, "fault-503-k": false,
-	}
-	for name := range faults {
-		w.place(with(order("key-"+name, name), "metadata", map[string]any{"customer": "c-1"}))
-	}
-	for name, bought := range faults {
-		e := w.await("key-" + name)
-		if e.kind != "held" {
-			t.Fatalf("%s: want a deploy.held, have %s", name, e)
-		}
-		equal(t, "ce-id", e.id(), keyHash("key-"+name)+".held.1")
-		equal(t, "ce-type", headerOf(e.header, "ce-type"), "se.hostup.deploy.held.v1")
-		equal(t, "idempotencyKey", e.text("idempotencyKey"), "key-"+name)
-		equal(t, "problem.type", e.text("problem", "type"), "urn:hostup-worker:problem:held")
-		equal(t, "metadata", e.text("metadata", "customer"), "c-1")
-		attempts, _ := e.at("evidence", "attempts").([]any)
-		if len(attempts) != 1 {
-			t.Fatalf("%s: evidence is %v, want one attempt", name, e.at("evidence"))
-		}
-		a, _ := attempts[0].(map[string]any)
-		if a["verdict"] != "unknown" || a["number"] != 1.0 || a["detail"] == nil || a["startedAt"] == nil {
-			t.Errorf("%s: the attempt is %v", name, a)
-		}
-		if name == "fault-truncated-h" && !strings.Contains(fmt.Sprint(e.at("evidence", "candidates")), w.creates(name)[0].VPSID) {
-			t.Errorf("the id in the broken answer is not in the evidence: %v", e.at("evidence"))
-		}
-		want := 0
-		if bought {
-			want = 1
-		}
-		equal(t, "servers bought as "+name, w.bought()[name], want)
-	}
-	// Neither duplicates nor another process repeat a POST.
-	for name := range faults {
-		w.place(order("key-"+name, name))
-	}
-	p.signal(syscall.SIGTERM)
-	equal(t, "exit code", p.exit(), exitDone)
-	p = w.worker()
-	w.place(order("good", "good"))
-	w.created("good")
-	w.queue(uint64(len(faults)))
-	for name := range faults {
-		equal(t, "create calls for "+name, len(w.creates(name)), 1)
-		one(t, w, "key-"+name)
-	}
-	p.ready(http.StatusOK)
-}
-
-// A held request still ends: at its deadline the requester is told that nobody
-// knows.
-func TestHeldUntilTheDeadline(t *testing.T) {
-	t.Parallel()
-
-	w := newWorld(t, simulator.Config{})
-	w.worker()
-	w.place(with(order("held-1", "fault-cut-after-a"), "deadline", time.Now().Add(1500*time.Millisecond).Format(time.RFC3339Nano)))
-	e := w.outcome("held-1")
-	failure{"outcome-unknown", "unknown", false, false, 1, 500}.check(t, "held-1", nil, e)
-	equal(t, "first event", w.events("held-1")[0].kind, "held")
-	w.queue(0)
-}
-
 // The worker is killed again and again while it works. However it dies, no
-// server is bought twice and every order ends in exactly one way.
+// server is bought twice, and every order gets its one server.
 func TestKilledAtRandom(t *testing.T) {
 	t.Parallel()
 
@@ -197,23 +132,22 @@ func TestKilledAtRandom(t *testing.T) {
 	}
 	p := w.worker(env...)
 	for _, key := range keys {
-		w.await(key)
+		w.outcome(key)
 	}
-	held := 0
+	adopted, again := 0, 0
 	for _, key := range keys {
 		e := one(t, w, key)
-		switch e.kind {
-		case "held":
-			held++
-		case "provisioning":
-			equal(t, "servers of "+key, w.bought()[key], 1)
-		default:
-			t.Errorf("%s ended as %s", key, e)
+		equal(t, key+" ended as", e.kind, "provisioning")
+		equal(t, "servers of "+key, w.bought()[key], 1)
+		if e.at("adopted") == true {
+			adopted++
+		}
+		if n, _ := e.at("attempts").(float64); n > 1 {
+			again++
 		}
 	}
-	once(t, w)
-	w.queue(uint64(held))
-	t.Logf("%d orders, %d held, %d create calls, %d servers", len(keys), held, len(w.sim.Creates()), len(w.sim.Invoices()))
+	w.queue(0)
+	t.Logf("%d orders, %d adopted, %d tried again, %d create calls, %d servers", len(keys), adopted, again, len(w.sim.Creates()), len(w.sim.Invoices()))
 	p.signal(syscall.SIGTERM)
 	equal(t, "exit code", p.exit(), exitDone)
 	for _, key := range keys { // nothing came after

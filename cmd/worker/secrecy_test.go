@@ -3,6 +3,7 @@ package main
 import (
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -15,18 +16,23 @@ func TestTokenStaysSecret(t *testing.T) {
 
 	const token = "hu_SECRET-9f8e7d6c5b4a39281706"
 	w := newWorld(t, simulator.Config{Token: token})
+	var looks atomic.Int32
 	w.answering(func(rw http.ResponseWriter, r *http.Request) bool {
 		// A server that repeats the key, as some do in their errors.
 		said := r.Header.Get("Authorization")
 		rw.Header().Set("X-Request-Id", "req-"+said)
 		rw.Header().Set("X-Echo", said)
+		if r.URL.Path == "/api/v2/vps" && looks.Add(1)%4 == 1 {
+			http.Error(rw, said, http.StatusBadGateway)
+			return true
+		}
 		return answer(rw, r, "echo-refuse", http.StatusBadRequest, "application/problem+json", `{"type":"about:blank","title":"bad `+said+`","status":400,"code":"`+token+`","detail":"you sent `+said+`","`+token+`":1,"requestId":"`+token+`"}`) ||
 			answer(rw, r, "echo-html", http.StatusNotFound, "text/html", "<p>"+said+"</p>") ||
 			answer(rw, r, "echo-error", http.StatusInternalServerError, "application/json", `{"title":"`+said+`","status":500}`) ||
 			answer(rw, r, "echo-garbage", http.StatusCreated, "text/plain", said+` "vpsId":"`+token+`"`) ||
 			answer(rw, r, "echo-created", http.StatusCreated, "application/json", `{"vpsId":"vps_1","orderId":"`+token+`"}`)
 	})
-	p := w.worker("HOSTUP_API_TOKEN="+token, "WORKER_LOG_LEVEL=debug", "HOSTUP_CREATE_TIMEOUT=1s")
+	p := w.worker("HOSTUP_API_TOKEN="+token, "WORKER_LOG_LEVEL=debug", "HOSTUP_CREATE_TIMEOUT=1s", "WORKER_UNKNOWN_POLICY=hold")
 	names := []string{
 		"echo-refuse", "echo-html", "echo-error", "echo-garbage", "echo-created",
 		"fault-403-a", "fault-403-limit-a", "fault-400-a", "fault-500-a", "fault-502-bare-a", "fault-garbage-a", "fault-empty-a", "fault-truncated-a",
@@ -54,6 +60,15 @@ func TestTokenStaysSecret(t *testing.T) {
 	w.update(func(c *simulator.Config) { c.Token = token })
 	w.created("unauthorised")
 	look(p)
+	for _, args := range [][]string{
+		{"resolve", "key-echo-error", "--not-created", "--reason", "x"},
+		{"resolve", "key-echo-garbage", "--abandon", "--reason", "x", "-o", "json"},
+		{"audit"},
+		{"audit", "-o", "json"},
+	} {
+		r := command(t, w.with("HOSTUP_API_TOKEN="+token, "WORKER_LOG_LEVEL=debug"), args...)
+		pages = append(pages, r.out, r.err)
+	}
 	p.signal(syscall.SIGTERM)
 	equal(t, "exit code", p.exit(), exitDone)
 	// There is no connection, or no such host.

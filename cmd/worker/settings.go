@@ -131,18 +131,23 @@ func (s placeSettings) validate() error {
 
 // workSettings bound how the worker works.
 type workSettings struct {
-	Concurrency    int           `name:"concurrency" env:"WORKER_CONCURRENCY" default:"16" group:"Work" help:"Requests in work at once in this process."`
-	Provision      bool          `name:"provision" env:"WORKER_PROVISION" group:"Work" help:"Create missing streams, consumer and ledger at start."`
-	Deadline       time.Duration `name:"deadline" env:"WORKER_DEADLINE" default:"24h" group:"Work" help:"A request not answered by then fails; a request may carry an earlier deadline."`
-	BackoffInitial time.Duration `name:"backoff-initial" env:"WORKER_BACKOFF_INITIAL" default:"1s" group:"Work" help:"First delay of the backoff (full jitter)."`
-	BackoffMax     time.Duration `name:"backoff-max" env:"WORKER_BACKOFF_MAX" default:"60s" group:"Work" help:"Longest delay of the backoff. A server's Retry-After is never undercut."`
-	RetryAfterMax  time.Duration `name:"retry-after-max" env:"WORKER_RETRY_AFTER_MAX" default:"1h" group:"Work" help:"A longer Retry-After is clamped to this."`
-	InlineWait     time.Duration `name:"inline-wait" env:"WORKER_INLINE_WAIT" default:"5s" group:"Work" help:"Waits up to this long keep the message in hand; longer ones give the slot back."`
-	LimitPolicy    string        `name:"limit-policy" env:"WORKER_LIMIT_POLICY" default:"fail" group:"Work" help:"A full account: fail at once, or wait until it fits or the deadline."`
-	AuthPolicy     string        `name:"auth-policy" env:"WORKER_AUTH_POLICY" default:"hold" group:"Work" help:"A refused API key: hold the queue until it works, or fail each request."`
-	LimitsTTL      time.Duration `name:"limits-ttl" env:"WORKER_LIMITS_TTL" default:"10s" group:"Work" help:"How long a limits answer is used."`
-	AdminAddr      string        `name:"admin-addr" env:"WORKER_ADMIN_ADDR" default:"127.0.0.1:9090" group:"Work" help:"Address of /healthz, /readyz, /metrics and /version; empty turns it off."`
-	DrainTimeout   time.Duration `name:"drain-timeout" env:"WORKER_DRAIN_TIMEOUT" default:"75s" group:"Work" help:"Longest end after SIGTERM; must exceed HOSTUP_CREATE_TIMEOUT."`
+	Concurrency      int           `name:"concurrency" env:"WORKER_CONCURRENCY" default:"16" group:"Work" help:"Requests in work at once in this process."`
+	Provision        bool          `name:"provision" env:"WORKER_PROVISION" group:"Work" help:"Create missing streams, consumer and ledger at start."`
+	Deadline         time.Duration `name:"deadline" env:"WORKER_DEADLINE" default:"24h" group:"Work" help:"A request not answered by then fails; a request may carry an earlier deadline."`
+	BackoffInitial   time.Duration `name:"backoff-initial" env:"WORKER_BACKOFF_INITIAL" default:"1s" group:"Work" help:"First delay of the backoff (full jitter)."`
+	BackoffMax       time.Duration `name:"backoff-max" env:"WORKER_BACKOFF_MAX" default:"60s" group:"Work" help:"Longest delay of the backoff. A server's Retry-After is never undercut."`
+	RetryAfterMax    time.Duration `name:"retry-after-max" env:"WORKER_RETRY_AFTER_MAX" default:"1h" group:"Work" help:"A longer Retry-After is clamped to this."`
+	InlineWait       time.Duration `name:"inline-wait" env:"WORKER_INLINE_WAIT" default:"5s" group:"Work" help:"Waits up to this long keep the message in hand; longer ones give the slot back."`
+	SettleAnswered   time.Duration `name:"settle-answered" env:"WORKER_SETTLE_ANSWERED" default:"2m" group:"Work" help:"How long absence must be observed before a create that HostUp itself says has failed (5xx) is tried again."`
+	SettleUnanswered time.Duration `name:"settle-unanswered" env:"WORKER_SETTLE_UNANSWERED" default:"10m" group:"Work" help:"The same after no answer, or one that proves nothing."`
+	SettleReads      int           `name:"settle-reads" env:"WORKER_SETTLE_READS" default:"4" group:"Work" help:"How many looks, spread over that time, must find nothing."`
+	UnknownPolicy    string        `name:"unknown-policy" env:"WORKER_UNKNOWN_POLICY" default:"retry" group:"Work" help:"After proof of absence: retry, or hold for a person. A proved candidate is adopted under both."`
+	LimitPolicy      string        `name:"limit-policy" env:"WORKER_LIMIT_POLICY" default:"fail" group:"Work" help:"A full account: fail at once, or wait until it fits or the deadline."`
+	AuthPolicy       string        `name:"auth-policy" env:"WORKER_AUTH_POLICY" default:"hold" group:"Work" help:"A refused API key: hold the queue until it works, or fail each request."`
+	LimitsTTL        time.Duration `name:"limits-ttl" env:"WORKER_LIMITS_TTL" default:"10s" group:"Work" help:"How long a limits answer is used."`
+	AuditEvery       time.Duration `name:"audit-every" env:"WORKER_AUDIT_EVERY" default:"0s" group:"Work" help:"How often the ledger is compared with the account; 0 is off. Findings go to the log and the metrics."`
+	AdminAddr        string        `name:"admin-addr" env:"WORKER_ADMIN_ADDR" default:"127.0.0.1:9090" group:"Work" help:"Address of /healthz, /readyz, /metrics and /version; empty turns it off."`
+	DrainTimeout     time.Duration `name:"drain-timeout" env:"WORKER_DRAIN_TIMEOUT" default:"75s" group:"Work" help:"Longest end after SIGTERM; must exceed HOSTUP_CREATE_TIMEOUT."`
 }
 
 // workerSettings is everything that `run` and `config` know.
@@ -171,6 +176,8 @@ func (s workerSettings) validate() error {
 		{"WORKER_BACKOFF_MAX", s.BackoffMax},
 		{"WORKER_RETRY_AFTER_MAX", s.RetryAfterMax},
 		{"WORKER_LIMITS_TTL", s.LimitsTTL},
+		{"WORKER_SETTLE_ANSWERED", s.SettleAnswered},
+		{"WORKER_SETTLE_UNANSWERED", s.SettleUnanswered},
 		{"WORKER_DRAIN_TIMEOUT", s.DrainTimeout},
 	} {
 		errs = append(errs, positive(d.variable, d.value))
@@ -184,7 +191,14 @@ func (s workerSettings) validate() error {
 	if s.DrainTimeout <= s.CreateTimeout {
 		errs = append(errs, fmt.Errorf("WORKER_DRAIN_TIMEOUT=%s: must exceed HOSTUP_CREATE_TIMEOUT=%s, or a shutdown could lose a paid answer", s.DrainTimeout, s.CreateTimeout))
 	}
+	if s.AuditEvery < 0 {
+		errs = append(errs, fmt.Errorf("WORKER_AUDIT_EVERY=%s: must not be negative", s.AuditEvery))
+	}
+	if s.SettleReads < 1 {
+		errs = append(errs, fmt.Errorf("WORKER_SETTLE_READS=%d: at least 1", s.SettleReads))
+	}
 	errs = append(errs,
+		oneOf("WORKER_UNKNOWN_POLICY", s.UnknownPolicy, "retry", "hold"),
 		oneOf("WORKER_LIMIT_POLICY", s.LimitPolicy, "fail", "wait"),
 		oneOf("WORKER_AUTH_POLICY", s.AuthPolicy, "hold", "fail"))
 	return errors.Join(errs...)

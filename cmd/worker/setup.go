@@ -50,7 +50,7 @@ func (c *setupCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return fmt.Errorf("%w\nis JetStream on? start the server with `nats-server -js`", err)
 	}
-	if c.Output == "table" {
+	if c.people() {
 		printPlan(t.out, plan)
 	} else if err := json.NewEncoder(t.out).Encode(plan); err != nil {
 		return err
@@ -61,7 +61,7 @@ func (c *setupCmd) Run(ctx context.Context, t *terminal) error {
 	if err := broker.Apply(ctx, plan); err != nil {
 		return err
 	}
-	if c.Output == "table" {
+	if c.people() {
 		end := "done"
 		if !slices.ContainsFunc(plan, func(c broker.Change) bool { return c.Action != broker.Keep }) {
 			end = "nothing to do"

@@ -124,6 +124,7 @@ func newWorld(t *testing.T, cfg simulator.Config, opts ...brokertest.Option) *wo
 		"HOSTUP_READ_TIMEOUT": "10s", "HOSTUP_CREATE_TIMEOUT": "20s", "WORKER_DRAIN_TIMEOUT": "30s",
 		"WORKER_BACKOFF_INITIAL": "20ms", "WORKER_BACKOFF_MAX": "200ms", "WORKER_LIMITS_TTL": "50ms",
 		"WORKER_ADMIN_ADDR": "127.0.0.1:0", "WORKER_PROVISION": "true",
+		"WORKER_SETTLE_ANSWERED": "300ms", "WORKER_SETTLE_UNANSWERED": "600ms", "WORKER_SETTLE_READS": "2",
 		// What a killed process had in hand comes back after this.
 		"WORKER_ACK_WAIT": "2s",
 	}
@@ -415,6 +416,81 @@ func (w *world) bought() map[string]int {
 // creates returns the simulator's log for a name.
 func (w *world) creates(name string) []simulator.Create {
 	return slices.DeleteFunc(w.sim.Creates(), func(c simulator.Create) bool { return c.Name != name })
+}
+
+// record is what the ledger has of a key, read without the program; nil
+// without one.
+func (w *world) record(key string) *event {
+	w.t.Helper()
+	kv, err := w.js.KeyValue(w.t.Context(), "deploy-ledger")
+	if err != nil {
+		return nil
+	}
+	e, err := kv.Get(w.t.Context(), "rec."+keyHash(key))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return nil
+	}
+	if err != nil {
+		w.t.Fatalf("read the record of %s: %v", key, err)
+	}
+	r := event{kind: "record", data: e.Value(), seq: e.Revision()}
+	if err := json.Unmarshal(r.data, &r.body); err != nil {
+		w.t.Fatalf("the record of %s is not JSON: %v", key, err)
+	}
+	return &r
+}
+
+// state waits until the record of a key is in a state.
+func (w *world) state(key, want string) *event {
+	w.t.Helper()
+	var r *event
+	eventually(w.t, key+" is "+want, func() bool {
+		r = w.record(key)
+		return r != nil && r.text("state") == want
+	})
+	return r
+}
+
+// plant puts a server of the size of order into the account that no worker
+// bought.
+func (w *world) plant(name string, change func(*simulator.VPS)) simulator.VPS {
+	w.t.Helper()
+	v := simulator.VPS{Name: name, IsPayg: true, Resources: simulator.Resources{CPUCores: 2, MemoryGB: 4, StorageGB: 80}}
+	if change != nil {
+		change(&v)
+	}
+	v, err := w.sim.Plant(v)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return v
+}
+
+// cancel ends a server through the API, as its owner would.
+func (w *world) cancel(id string) {
+	w.t.Helper()
+	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, w.api+"/api/v2/vps/"+id+"/actions/cancel", http.NoBody)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+testToken)
+	resp, err := client.Do(req)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	equal(w.t, "status of the cancellation", resp.StatusCode, http.StatusOK)
+}
+
+// idsOf lists the servers that the account has under a name, planted ones too.
+func (w *world) idsOf(name string) []string {
+	var ids []string
+	for _, v := range w.sim.Servers() {
+		if strings.EqualFold(v.Name, name) {
+			ids = append(ids, v.ID)
+		}
+	}
+	return ids
 }
 
 // update changes the simulated account.

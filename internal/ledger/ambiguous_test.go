@@ -1,4 +1,4 @@
-package ledger
+package ledger_test
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/hostup/deploy-worker/internal/broker/brokertest"
+	"github.com/hostup/deploy-worker/internal/ledger"
 	"github.com/hostup/deploy-worker/internal/ledger/ledgertest"
 	"github.com/hostup/deploy-worker/internal/provision"
 )
@@ -55,7 +56,7 @@ type silent struct{ jetstream.PubAckFuture }
 func (silent) Ok() <-chan *jetstream.PubAck { return nil }
 func (silent) Err() <-chan error            { return nil }
 
-func open(t *testing.T) (*lossy, *Ledger) {
+func open(t *testing.T) (*lossy, *ledger.Ledger) {
 	t.Helper()
 	_, js := brokertest.Connect(t, brokertest.Start(t))
 	const name = "ledger"
@@ -66,7 +67,7 @@ func open(t *testing.T) (*lossy, *Ledger) {
 		t.Fatalf("create the bucket: %v", err)
 	}
 	l := &lossy{JetStream: js}
-	return l, New(l, Config{Bucket: name, AnswerTimeout: 50 * time.Millisecond, Timeout: 5 * time.Second})
+	return l, ledger.New(l, ledger.Config{Bucket: name, AnswerTimeout: 50 * time.Millisecond, Timeout: 5 * time.Second})
 }
 
 func (l *lossy) set(twist func(*nats.Msg, func() (jetstream.PubAckFuture, error)) (jetstream.PubAckFuture, error)) {
@@ -154,7 +155,7 @@ func TestMarkersAreAbsent(t *testing.T) {
 	if err := l.Store(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
-	m := nats.NewMsg("$KV.ledger." + recordPrefix + provision.KeyHash("k"))
+	m := nats.NewMsg("$KV.ledger.rec." + provision.KeyHash("k"))
 	m.Header.Set("KV-Operation", "DEL")
 	if _, err := js.PublishMsg(t.Context(), m); err != nil {
 		t.Fatal(err)
@@ -175,7 +176,7 @@ func TestBrokerAway(t *testing.T) {
 	brokertest.NeedsProcess(t)
 	srv := brokertest.Start(t)
 	_, js := brokertest.Connect(t, srv)
-	l := New(js, Config{Bucket: "ledger", AnswerTimeout: 20 * time.Millisecond, Timeout: 100 * time.Millisecond})
+	l := ledger.New(js, ledger.Config{Bucket: "ledger", AnswerTimeout: 20 * time.Millisecond, Timeout: 100 * time.Millisecond})
 	srv.Stop()
 	err := l.Store(t.Context(), ledgertest.Record("k", "web-01"))
 	if err == nil || errors.Is(err, provision.ErrConflict) {

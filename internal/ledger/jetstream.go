@@ -23,12 +23,17 @@ type Config struct {
 	// with everything it takes to find out what an ambiguous answer meant.
 	AnswerTimeout time.Duration
 	Timeout       time.Duration
+	// KeepNames is how long a name remembers the servers that were finished
+	// under it, in whole seconds. It must exceed the longest deadline: a request
+	// that waited all that time must not adopt the server of a shorter one.
+	KeepNames time.Duration
 }
 
 // Defaults for the zero values of Config.
 const (
 	DefaultAnswerTimeout = 4 * time.Second
 	DefaultTimeout       = 15 * time.Second
+	DefaultKeepNames     = 24*time.Hour + 10*time.Minute
 )
 
 // tokenHeader marks each write with a token of its own, which tells after an
@@ -44,7 +49,10 @@ func New(js jetstream.JetStream, cfg Config) *Ledger {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = DefaultTimeout
 	}
-	return &Ledger{store: &bucket{js: js, cfg: cfg}, now: time.Now}
+	if cfg.KeepNames < time.Second {
+		cfg.KeepNames = DefaultKeepNames
+	}
+	return &Ledger{store: &bucket{js: js, cfg: cfg}, now: time.Now, keep: cfg.KeepNames.Truncate(time.Second)}
 }
 
 type bucket struct {
@@ -135,6 +143,11 @@ func (b *bucket) message(w write, token string) *nats.Msg {
 	m := nats.NewMsg(b.subject(w.key))
 	m.Data = w.data
 	m.Header[tokenHeader] = []string{token}
+	if w.label.state != "" {
+		m.Header[stateHeader] = []string{string(w.label.state)}
+		m.Header[nameHeader] = []string{w.label.name}
+		m.Header[vpsHeader] = []string{w.label.vpsID}
+	}
 	return m
 }
 

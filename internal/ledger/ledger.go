@@ -23,10 +23,6 @@ const (
 	namePrefix   = "name." // name.<H of the lower-cased server name>
 )
 
-// finishedFor is how long a name row remembers the servers finished under it,
-// and how long a closed row is kept at all (design section 5).
-const finishedFor = 10 * time.Minute
-
 // cell is one value of the store. The zero cell is an absent one.
 type cell struct {
 	data []byte
@@ -45,6 +41,15 @@ type write struct {
 	data     []byte
 	revision uint64
 	ttl      time.Duration
+	// label is what a scan tells of the cell without reading its data.
+	label label
+}
+
+// label is kept beside the data of a record.
+type label struct {
+	state provision.State
+	name  string
+	vpsID string
 }
 
 // store is what a KV must offer. start sends a write and returns how to wait
@@ -54,6 +59,8 @@ type write struct {
 type store interface {
 	get(ctx context.Context, key string) (cell, error)
 	start(ctx context.Context, w write) (finish func() (uint64, error))
+	// scan gives the labels of all cells under a prefix, in no order.
+	scan(ctx context.Context, prefix string, each func(key string, l label, at time.Time)) error
 }
 
 // Ledger implements provision.Ledger and provision.Names. It is safe for
@@ -61,6 +68,9 @@ type store interface {
 type Ledger struct {
 	store store
 	now   func() time.Time
+	// keep is how long a closed name row is kept, with the servers that were
+	// finished under it.
+	keep time.Duration
 }
 
 var (
@@ -104,7 +114,10 @@ func (l *Ledger) startRecord(ctx context.Context, r *provision.Record) (func() e
 	if err != nil {
 		return nil, fmt.Errorf("encode the record of %q: %w", r.Key, err)
 	}
-	wait := l.store.start(ctx, write{key: recordPrefix + provision.KeyHash(r.Key), data: data, revision: r.Revision})
+	wait := l.store.start(ctx, write{
+		key: recordPrefix + provision.KeyHash(r.Key), data: data, revision: r.Revision,
+		label: label{state: r.State, name: r.Request.Name, vpsID: r.VPSID},
+	})
 	return func() error {
 		revision, err := wait()
 		if err != nil {

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -11,7 +12,7 @@ import (
 // NewMemory returns a Ledger that forgets everything with the process. It is
 // held to the same conformance suite as the real one, for tests of the core.
 func NewMemory() *Ledger {
-	return &Ledger{store: &memory{cells: make(map[string]expiring)}, now: time.Now}
+	return &Ledger{store: &memory{cells: make(map[string]expiring)}, now: time.Now, keep: DefaultKeepNames}
 }
 
 type memory struct {
@@ -23,6 +24,8 @@ type memory struct {
 type expiring struct {
 	cell
 	until time.Time
+	label label
+	at    time.Time
 }
 
 func (m *memory) get(ctx context.Context, key string) (cell, error) {
@@ -54,10 +57,24 @@ func (m *memory) start(ctx context.Context, w write) func() (uint64, error) {
 	}
 	m.last++
 	revision := m.last
-	e := expiring{cell: cell{data: append([]byte(nil), w.data...), revision: revision}}
+	e := expiring{label: w.label, at: time.Now(), cell: cell{data: append([]byte(nil), w.data...), revision: revision}}
 	if w.ttl > 0 {
 		e.until = time.Now().Add(w.ttl)
 	}
 	m.cells[w.key] = e
 	return func() (uint64, error) { return revision, nil }
+}
+
+func (m *memory) scan(ctx context.Context, prefix string, each func(string, label, time.Time)) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for key, c := range m.cells {
+		if strings.HasPrefix(key, prefix) && !m.live(key).absent() {
+			each(key, c.label, c.at)
+		}
+	}
+	return nil
 }

@@ -26,12 +26,19 @@ type row struct {
 	// Finished are the servers that were announced under this name lately;
 	// none of them can be the one a later lost answer bought.
 	Finished []finished `json:"finished,omitempty"`
+	// Forgotten is when the newest server was finished that is not among them
+	// any more; zero when all are.
+	Forgotten time.Time `json:"forgotten,omitzero"`
 }
 
 type finished struct {
 	VPSID string    `json:"vpsId"`
 	At    time.Time `json:"at"`
 }
+
+// maxFinished bounds a row. A name that is used this often in a short time can
+// not be adopted for by those who waited longer than the list reaches back.
+const maxFinished = 128
 
 // maxTakes bounds how often a row may change hands while it is being taken.
 const maxTakes = 16
@@ -52,7 +59,7 @@ func (l *Ledger) startRow(ctx context.Context, name string, v row, revision uint
 	}
 	w := write{key: nameKey(name), data: data, revision: revision}
 	if !v.Open {
-		w.ttl = finishedFor
+		w.ttl = l.keep
 	}
 	return l.store.start(ctx, w)
 }
@@ -79,7 +86,7 @@ func (l *Ledger) take(ctx context.Context, name string, mine row) error {
 				current.Finished = append(current.Finished, finished{VPSID: owner.VPSID, At: l.now()})
 			}
 		}
-		mine.Finished = recent(current.Finished, l.now())
+		mine.Finished, mine.Forgotten = recent(current)
 		_, err = l.startRow(ctx, name, mine, revision)()
 		if err == nil {
 			return nil
@@ -103,10 +110,11 @@ func (l *Ledger) Release(ctx context.Context, r *provision.Record) error {
 		if !current.Open || current.Owner != r.Key || current.Token != r.Attempts[len(r.Attempts)-1].Token {
 			return nil
 		}
-		closed := row{Finished: recent(current.Finished, l.now())}
 		if r.VPSID != "" {
-			closed.Finished = append(closed.Finished, finished{VPSID: r.VPSID, At: l.now()})
+			current.Finished = append(current.Finished, finished{VPSID: r.VPSID, At: l.now()})
 		}
+		var closed row
+		closed.Finished, closed.Forgotten = recent(current)
 		_, err = l.startRow(ctx, name, closed, revision)()
 		if err == nil {
 			return nil
@@ -132,12 +140,28 @@ func (l *Ledger) row(ctx context.Context, name string) (row, uint64, error) {
 	return v, c.revision, nil
 }
 
-func recent(all []finished, now time.Time) []finished {
-	var kept []finished
-	for _, f := range all {
-		if now.Sub(f.At) < finishedFor {
-			kept = append(kept, f)
-		}
+// recent returns what a row goes on remembering: the newest, by number and not
+// by age, because their times are those of several machines' clocks. The broker
+// drops the row itself when it has been closed for long enough.
+func recent(v row) ([]finished, time.Time) {
+	n := len(v.Finished) - maxFinished
+	if n <= 0 {
+		return v.Finished, v.Forgotten
 	}
-	return kept
+	return v.Finished[n:], v.Finished[n-1].At
+}
+
+// Finished implements provision.Names.
+func (l *Ledger) Finished(ctx context.Context, name string) (provision.Past, error) {
+	v, _, err := l.row(ctx, name)
+	if err != nil {
+		return provision.Past{}, err
+	}
+	var past provision.Past
+	kept, forgotten := recent(v)
+	for _, f := range kept {
+		past.IDs = append(past.IDs, f.VPSID)
+	}
+	past.Forgotten = forgotten
+	return past, nil
 }

@@ -2,7 +2,6 @@ package provision_test
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -21,6 +20,7 @@ type end struct {
 	Held     []string
 	Creates  int
 	Servers  int
+	Adopted  bool
 }
 
 func (w *world) end(key string) end {
@@ -30,7 +30,7 @@ func (w *world) end(key string) end {
 		Creates: len(w.api.sent()), Servers: w.api.made(key),
 	}
 	if r.Outcome != nil {
-		e.Reason = r.Outcome.Reason
+		e.Reason, e.Adopted = r.Outcome.Reason, r.Outcome.Adopted
 	}
 	return e
 }
@@ -40,12 +40,8 @@ func (w *world) end(key string) end {
 // 5 store created, 6 publish, 7 store done, 8 release.
 func TestCrashTable(t *testing.T) {
 	provisioned := end{State: "done", Outcomes: []string{provision.OutcomeID("a", provision.KindProvisioning)}, Creates: 1, Servers: 1}
-	unknown := end{
-		State: "done", Reason: provision.ReasonOutcomeUnknown,
-		Outcomes: []string{provision.OutcomeID("a", provision.KindFailed)}, Held: []string{provision.HeldID("a", 1)},
-	}
-	bought := unknown
-	bought.Creates, bought.Servers = 1, 1
+	adopted := provisioned
+	adopted.Adopted = true
 	tests := map[string]struct {
 		reason string
 		at     int
@@ -57,10 +53,10 @@ func TestCrashTable(t *testing.T) {
 		"AfterLedgerRead":    {"it starts over", 1, true, "nothing", provisioned},
 		"AfterAdmission":     {"it starts over", 2, true, "nothing", provisioned},
 		"BeforeIntent":       {"it starts over", 3, false, "nothing", provisioned},
-		"AfterIntent":        {"nobody knows whether a call was sent: never a second POST", 3, true, "creating", unknown},
-		"BeforeCreate":       {"as after the intent", 4, false, "creating", unknown},
-		"AfterCreate":        {"the answer died with the worker: never a second POST", 4, true, "creating", bought},
-		"BeforeResultStored": {"as after the create", 5, false, "creating", bought},
+		"AfterIntent":        {"nobody knows whether a call was sent: absence is proved first", 3, true, "creating", provisioned},
+		"BeforeCreate":       {"as after the intent", 4, false, "creating", provisioned},
+		"AfterCreate":        {"the answer died with the worker: the server is adopted, never a second POST", 4, true, "creating", adopted},
+		"BeforeResultStored": {"as after the create", 5, false, "creating", adopted},
 		"AfterResultStored":  {"the stored event is published", 5, true, "created", provisioned},
 		"BeforePublish":      {"the stored event is published", 6, false, "created", provisioned},
 		"AfterPublish":       {"it is published again with the same id", 6, true, "created", provisioned},
@@ -105,53 +101,12 @@ func scenarios() map[string][]reply {
 		"never sent, then created":    {neverSent(), neverSent(), created()},
 		"unknown and bought":          {lost(502, true)},
 		"unknown and not bought":      {lost(0, false)},
+		"answered 500, not bought":    {answered(500, false), created()},
+		"answered 500, bought":        {answered(500, true)},
+		"unknown twice":               {lost(0, false), answered(500, false), lost(504, true)},
 		"throttled, then unknown":     {throttled(0), lost(500, true)},
 		"throttled, refused for good": {throttled(0), refused(422, provision.RefusalFinal)},
 	}
-}
-
-// harmless says whether a verdict proves that nothing was bought, and another
-// attempt may follow.
-func harmless(v provision.Verdict) bool {
-	return v == provision.VerdictThrottled || v == provision.VerdictNeverSent || v == provision.VerdictRefused
-}
-
-// safe reports what is wrong with a key's history: a second server, a create
-// after one that may have bought, more or less than one outcome.
-func (w *world) safe(key string, ended bool) []string {
-	var wrong []string
-	if n := w.api.made(key); n > 1 {
-		wrong = append(wrong, fmt.Sprintf("%d servers were bought for %q", n, key))
-	}
-	var last *call
-	for _, c := range w.api.sent() {
-		if c.Key != key {
-			continue
-		}
-		if c.Rival != "" {
-			wrong = append(wrong, fmt.Sprintf("a create for %q while %q may have a server of that name", key, c.Rival))
-		}
-		if c.State != "creating" {
-			wrong = append(wrong, fmt.Sprintf("a create for %q while the ledger held %s", key, c.State))
-		}
-		if last != nil && !harmless(last.Verdict) {
-			wrong = append(wrong, fmt.Sprintf("a create for %q followed one that ended %q", key, last.Verdict))
-		}
-		if last != nil && c.At.Before(last.Ended.Add(last.After)) && !last.Ended.IsZero() {
-			wrong = append(wrong, fmt.Sprintf("a create for %q came %s after a 429 that asked for %s", key, c.At.Sub(last.Ended), last.After))
-		}
-		last = &c
-	}
-	if n := len(w.events.outcomes(key)); n > 1 || ended && n != 1 {
-		wrong = append(wrong, fmt.Sprintf("outcome ids of %q: %v", key, w.events.outcomes(key)))
-	}
-	if n := len(w.events.ids(key, provision.KindHeld)); n > 1 {
-		wrong = append(wrong, fmt.Sprintf("%q was held %d times", key, n))
-	}
-	if r := w.shelf.peek(key); ended && (r == nil || r.State != provision.StateDone) {
-		wrong = append(wrong, fmt.Sprintf("the record of %q: %+v", key, r))
-	}
-	return wrong
 }
 
 // withKey is a worker whose key watch runs until the returned function.
@@ -243,8 +198,16 @@ func TestLeftOverIntentIsWaitedOut(t *testing.T) {
 				if waited := time.Since(seen); waited < w.cfg.CreateTimeout || waited > 2*w.cfg.CreateTimeout {
 					t.Errorf("%s: given up after %s; the call may take %s", tc.reason, waited, w.cfg.CreateTimeout)
 				}
-				if got := w.end("a"); got.State != "held" || len(got.Held) != 1 || got.Creates != 0 || got.Outcomes != nil {
-					t.Errorf("%s: got %+v, want held, announced once and nothing sent", tc.reason, got)
+				if got := w.end("a"); got.State != "unknown" || got.Held != nil || got.Creates != 0 || got.Outcomes != nil {
+					t.Errorf("%s: got %+v, want it looked up and nothing sent", tc.reason, got)
+				}
+				given := time.Now()
+				wk.finish(m)
+				if c := w.api.sent(); len(c) != 1 || c[0].At.Sub(given) < w.cfg.SettleUnanswered {
+					t.Errorf("%s: %d creates after it was given up; want one after %s", tc.reason, len(c), w.cfg.SettleUnanswered)
+				}
+				if wrong := w.safe("a", true); wrong != nil {
+					t.Errorf("%q", wrong)
 				}
 			})
 		})

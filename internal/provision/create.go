@@ -14,6 +14,9 @@ import (
 func (p *Provisioner) accepted(ctx context.Context, r *Record, since time.Time, m Message) (Disposition, bool, error) {
 	now := time.Now()
 	if !now.Before(r.Deadline) {
+		if r.Revision == 0 && m.Deliveries != 1 {
+			return p.lookLast(ctx, r, m)
+		}
 		return Disposition{}, false, p.fail(ctx, r, p.deadlineOutcome(r, now))
 	}
 	if left := r.NotBefore.Sub(now); left > 0 {
@@ -49,7 +52,10 @@ func (p *Provisioner) accepted(ctx context.Context, r *Record, since time.Time, 
 			p.book.Forget(r.Key)
 			return wait(0, WaitShutdown, nil), true, nil //nolint:nilerr // handing back is the answer
 		}
-		return p.attempt(ctx, r)
+		if late(r, m) {
+			return p.lookFirst(ctx, r, m)
+		}
+		return p.attempt(ctx, r, m)
 	case decision.Verdict == admission.Crowded:
 		return wait(p.backoff(2), WaitCrowded, nil), true, nil
 	case p.cfg.LimitWait:
@@ -147,7 +153,7 @@ func (p *Provisioner) raise(wish time.Duration, n int) {
 
 // attempt is steps 1 to 3 of the order of effects. Between 1 and 2 nothing
 // waits.
-func (p *Provisioner) attempt(ctx context.Context, r *Record) (Disposition, bool, error) {
+func (p *Provisioner) attempt(ctx context.Context, r *Record, m Message) (Disposition, bool, error) {
 	start := time.Now()
 	r.begin(start, p.cfg.CreateTimeout)
 	r.UpdatedAt = start
@@ -158,7 +164,7 @@ func (p *Provisioner) attempt(ctx context.Context, r *Record) (Disposition, bool
 		}
 	}()
 	if err := p.ports.Ledger.Intend(context.WithoutCancel(ctx), r); err != nil {
-		return p.withdraw(ctx, r, err)
+		return p.withdraw(ctx, r, m, err)
 	}
 	if spent := time.Since(start); spent > p.cfg.CreateTimeout*3/4 {
 		return Disposition{}, false, p.conclude(ctx, r, Answer{
@@ -176,17 +182,18 @@ func (p *Provisioner) attempt(ctx context.Context, r *Record) (Disposition, bool
 
 // withdraw takes back an intent that was not, or may not have been, stored
 // with the name. No call was sent for it.
-func (p *Provisioner) withdraw(ctx context.Context, r *Record, cause error) (Disposition, bool, error) {
+func (p *Provisioner) withdraw(ctx context.Context, r *Record, m Message, cause error) (Disposition, bool, error) {
 	if errors.Is(cause, ErrConflict) {
 		return Disposition{}, false, fmt.Errorf("store the intent of %q: %w", r.Key, cause)
 	}
 	if taken, ok := errors.AsType[*NameTakenError](cause); ok {
 		// Waiting for a name is no attempt: there may be thousands of such waits.
 		r.Attempts = slices.Clone(r.Attempts[:len(r.Attempts)-1])
-		r.State, r.WaitReason = StateAccepted, WaitName
+		r.State, r.WaitReason, r.Search = StateAccepted, WaitName, nil
 		p.book.Forget(r.Key)
 		p.log.DebugContext(ctx, "a request waits for its name", "key", r.Key, "owner", taken.Owner)
-		return wait(p.ceiling(2)/2+p.backoff(2), WaitName, nil), true, p.store(ctx, r)
+		n := int(min(max(m.Deliveries, 2), maxTries))
+		return wait(p.ceiling(n)/2+p.backoff(n)/2, WaitName, nil), true, p.store(ctx, r)
 	}
 	detail := "the intent could not be stored: " + cause.Error()
 	if err := p.conclude(ctx, r, Answer{Verdict: VerdictNeverSent, Detail: detail}); err != nil {
@@ -294,6 +301,7 @@ func (p *Provisioner) account(ctx context.Context, r *Record, a Answer) {
 func (p *Provisioner) apply(r *Record, a Answer) {
 	now := time.Now()
 	at := r.attempt()
+	r.Search = nil
 	// The record counts the call already if an observer gave it up, or if this
 	// is the second write of an answer whose first one was thought lost.
 	counted := at.Verdict != ""

@@ -62,6 +62,7 @@ const (
 	WaitShutdown  = "shutdown"
 	WaitCrowded   = "limits-in-flight"
 	WaitNeverSent = "not-sent"
+	WaitLookup    = "look-up"
 )
 
 func wait(after time.Duration, reason string, err error) Disposition {

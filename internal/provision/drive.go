@@ -32,7 +32,8 @@ func (p *Provisioner) drive(ctx context.Context, r *Record, inHand *budget, m Me
 		}
 		d.Attempts, d.VPSID = r.Sent, r.VPSID
 		d.After = p.untilDeadline(r, d.After)
-		if err == nil && d.After <= inHand.left {
+		// A person's decision is in the ledger, not in this hand.
+		if err == nil && d.After <= inHand.left && d.Reason != WaitHeld {
 			inHand.left -= d.After
 			if p.sleep(ctx, d.After) {
 				continue
@@ -52,7 +53,7 @@ func (p *Provisioner) step(ctx context.Context, r *Record, since time.Time, m Me
 	case StateCreating:
 		return p.creating(ctx, r)
 	case StateUnknown:
-		return Disposition{}, false, p.hold(ctx, r)
+		return p.unknown(ctx, r)
 	case StateHeld:
 		return p.held(ctx, r, m)
 	case StateCreated, StateFailed:
@@ -78,7 +79,7 @@ func (p *Provisioner) finished(r *Record) Disposition {
 func (p *Provisioner) untilDeadline(r *Record, after time.Duration) time.Duration {
 	left := time.Until(r.Deadline)
 	switch {
-	case left >= after || r.State != StateAccepted && r.State != StateHeld:
+	case left >= after || r.State != StateAccepted && r.State != StateUnknown && r.State != StateHeld:
 		return after
 	case left <= 0 && r.State == StateHeld:
 		// Only its event can still be missing.
@@ -90,13 +91,16 @@ func (p *Provisioner) untilDeadline(r *Record, after time.Duration) time.Duratio
 // remember stores why and until when an accepted request waits, so that the
 // wait survives this delivery and can be seen.
 func (p *Provisioner) remember(ctx context.Context, r *Record, d Disposition) error {
-	if r.State != StateAccepted || d.Reason == WaitShutdown || d.Reason == WaitLedger || d.Reason == WaitPublish {
+	if (r.State != StateAccepted && r.State != StateUnknown) || d.Reason == WaitShutdown || d.Reason == WaitLedger || d.Reason == WaitPublish {
 		return nil
 	}
 	now := time.Now()
 	var notBefore time.Time
 	if d.Reason == WaitGate || d.Reason == WaitBackoff || d.Reason == WaitNeverSent {
 		notBefore = now.Add(d.After)
+	}
+	if r.State == StateUnknown {
+		notBefore = time.Now().Add(d.After)
 	}
 	if r.Revision != 0 && r.WaitReason == d.Reason && (r.NotBefore.After(now) || r.NotBefore.Sub(notBefore).Abs() < time.Second) {
 		return nil // it says so already
@@ -134,29 +138,34 @@ func (p *Provisioner) creating(ctx context.Context, r *Record) (Disposition, boo
 	return Disposition{}, false, nil
 }
 
-// hold puts a request whose outcome nobody knows before a person. Never a
+// hold puts a request whose outcome nobody can prove before a person. Never a
 // blind second POST.
-func (p *Provisioner) hold(ctx context.Context, r *Record) error {
-	now := time.Now()
+func (p *Provisioner) hold(ctx context.Context, r *Record, why string, candidates []Candidate) error {
 	r.State = StateHeld
 	r.Held++
-	r.HeldAt = now
+	r.HeldAt = time.Now()
 	a := r.attempt()
-	r.HeldReason = fmt.Sprintf("attempt %d may have created a server: %s", a.Number, a.Detail)
-	r.Evidence = &Evidence{Attempts: append([]Attempt(nil), r.Attempts...)}
-	if a.VPSID != "" {
-		r.Evidence.Candidates = []Candidate{{VPSID: a.VPSID, Name: r.Request.Name, Detail: "named in an answer that could not be read as a whole"}}
+	r.HeldReason = fmt.Sprintf("attempt %d may have created a server (%s); %s", a.Number, a.Detail, why)
+	r.Evidence = &Evidence{Attempts: append([]Attempt(nil), r.Attempts...), Candidates: candidates}
+	if r.Search != nil {
+		r.Evidence.Lookups = r.Search.Looks
 	}
+	r.Search = nil
+	r.NotBefore, r.WaitReason = time.Time{}, ""
 	p.book.Forget(r.Key)
 	return p.store(ctx, r)
 }
+
+// maxHeldTries is where the backoff of a deploy.held stops growing.
+const maxHeldTries = 4
 
 // held announces a holding once and then waits for a decision or the deadline.
 func (p *Provisioner) held(ctx context.Context, r *Record, m Message) (Disposition, bool, error) {
 	if r.HeldAnnounced < r.Held {
 		e := r.HeldEvent()
 		if err := p.ports.Events.Publish(ctx, e); err != nil {
-			return wait(p.backoff(int(min(m.Deliveries, maxTries))), WaitPublish, fmt.Errorf("publish %s: %w", e.ID, err)), true, nil
+			// Not slower than that: the deadline comes after it.
+			return wait(p.backoff(int(min(m.Deliveries, maxHeldTries))), WaitPublish, fmt.Errorf("publish %s: %w", e.ID, err)), true, nil
 		}
 		r.HeldAnnounced = r.Held
 		p.meter.heldOne(ctx)
@@ -164,9 +173,7 @@ func (p *Provisioner) held(ctx context.Context, r *Record, m Message) (Dispositi
 		return Disposition{}, false, p.store(ctx, r)
 	}
 	if now := time.Now(); !now.Before(r.Deadline) {
-		problem := newProblem(ReasonOutcomeUnknown, "held until the deadline: "+r.HeldReason)
-		problem.Cause = r.LastProblem
-		return Disposition{}, false, p.fail(ctx, r, outcome(ReasonOutcomeUnknown, problem.JSON(), now))
+		return Disposition{}, false, p.fail(ctx, r, p.unknownOutcome(r, "held until the deadline: "+r.HeldReason, now))
 	}
 	return wait(p.cfg.HeldPoll, WaitHeld, nil), true, nil
 }

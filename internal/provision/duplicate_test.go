@@ -28,10 +28,14 @@ func states() map[string]func(w *world) {
 		"accepted": script(throttled(time.Hour)),
 		"creating": dies(created(), 3, true),
 		"unknown":  dies(lost(500, false), 5, true),
-		"held":     script(lost(500, false)),
-		"created":  dies(created(), 5, true),
-		"failed":   dies(refused(400, provision.RefusalFinal), 5, true),
-		"done":     script(created()),
+		"held": func(w *world) {
+			script(lost(500, false))(w)
+			w.inventory.plant(namesake("a", "x1"), namesake("a", "x2"))
+			w.worker().until(order("a"), "held")
+		},
+		"created": dies(created(), 5, true),
+		"failed":  dies(refused(400, provision.RefusalFinal), 5, true),
+		"done":    script(created()),
 	}
 }
 

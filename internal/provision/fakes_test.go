@@ -21,7 +21,10 @@ var (
 	_ provision.Publisher = eventsPort{}
 )
 
-var errLedger = errors.New("the ledger does not answer")
+var (
+	errLedger = errors.New("the ledger does not answer")
+	errLook   = errors.New("HostUp does not answer")
+)
 
 // fault replaces one write: do is the write itself.
 type fault func(do func() error) error
@@ -38,6 +41,31 @@ type shelf struct {
 	// plan may replace the n-th write (from 1), loadErr a read.
 	plan    func(n int, op string, r *provision.Record) fault
 	loadErr func(key string) error
+	// past may change what is remembered of a name.
+	past func(provision.Past) provision.Past
+	// gone are records that were lost, with the last revision that is lost.
+	gone map[string]uint64
+}
+
+// load reads the ledger, which may have forgotten.
+func (s *shelf) load(ctx context.Context, key string) (*provision.Record, error) {
+	r, err := s.ledger().Load(ctx, key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r != nil && r.Revision <= s.gone[key] {
+		return nil, err
+	}
+	return r, err
+}
+
+// known makes a write that starts a lost record anew take the place of what
+// the ledger underneath still has.
+func (s *shelf) known(r *provision.Record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if lost := s.gone[r.Key]; r.Revision == 0 && lost > 0 {
+		r.Revision = lost
+	}
 }
 
 func (s *shelf) ledger() *ledger.Ledger {
@@ -53,6 +81,20 @@ func (s *shelf) lose() {
 	s.under = ledger.NewMemory()
 }
 
+// forget loses the record of one key.
+func (s *shelf) forget(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone == nil {
+		s.gone = make(map[string]uint64)
+	}
+	r, err := s.under.Load(context.Background(), key)
+	if err != nil || r == nil {
+		return
+	}
+	s.gone[key] = r.Revision
+}
+
 // heal ends all faults of writing.
 func (s *shelf) heal() {
 	s.mu.Lock()
@@ -61,7 +103,7 @@ func (s *shelf) heal() {
 }
 
 func (s *shelf) peek(key string) *provision.Record {
-	r, err := s.ledger().Load(context.Background(), key)
+	r, err := s.load(context.Background(), key)
 	if err != nil {
 		panic(err)
 	}
@@ -85,6 +127,7 @@ func (s *shelf) write(op string, r *provision.Record, do func(*provision.Record)
 		f = plan(n, op, r)
 	}
 	written := *r
+	s.known(&written)
 	var err error
 	if f == nil {
 		err = do(&written)
@@ -109,7 +152,7 @@ func (l ledgerPort) Load(ctx context.Context, key string) (r *provision.Record, 
 				return
 			}
 		}
-		r, err = s.ledger().Load(ctx, key)
+		r, err = s.load(ctx, key)
 	})
 	return r, err
 }
@@ -130,6 +173,23 @@ func (l ledgerPort) Intend(ctx context.Context, r *provision.Record) (err error)
 		err = s.write("intend", r, func(r *provision.Record) error { return s.ledger().Intend(ctx, r) })
 	})
 	return err
+}
+
+func (l ledgerPort) Finished(ctx context.Context, name string) (past provision.Past, err error) {
+	s := l.wk.w.shelf
+	l.wk.life.around(func() {
+		l.wk.w.journal.add(l.wk.name, "finished", "", name)
+		if s.loadErr != nil {
+			if err = s.loadErr(name); err != nil {
+				return
+			}
+		}
+		past, err = s.ledger().Finished(ctx, name)
+		if s.past != nil {
+			past = s.past(past)
+		}
+	})
+	return past, err
 }
 
 func (l ledgerPort) Release(ctx context.Context, r *provision.Record) (err error) {
@@ -175,6 +235,14 @@ func lost(status int, buys bool) reply {
 	return reply{answer: provision.Answer{Verdict: provision.VerdictUnknown, Status: status, Detail: "no telling"}, buys: buys}
 }
 
+// answered is a call of which HostUp itself said that it failed.
+func answered(status int, buys bool) reply {
+	r := lost(status, buys)
+	r.answer.Answered = true
+	r.answer.Problem = json.RawMessage(`{"status":500,"code":"internal"}`)
+	return r
+}
+
 // call is what the API and the ledger looked like when a create was sent.
 type call struct {
 	At       time.Time
@@ -187,12 +255,19 @@ type call struct {
 	After    time.Duration
 	// Rival is another key that may have an unannounced server of that name.
 	Rival string
+	Name  string
+	// Answered is the answer's; Bought whether a server was made.
+	Answered bool
+	Bought   bool
+	// Recorded is what the ledger says of the attempt before this one.
+	Recorded provision.Verdict
 }
 
 // api counts the servers that were really made.
 type api struct {
-	journal *journal
-	shelf   *shelf
+	journal   *journal
+	shelf     *shelf
+	inventory *inventory
 
 	mu      sync.Mutex
 	script  []reply
@@ -217,6 +292,10 @@ func (a *api) sent() []call {
 // begin takes the next reply and makes the server, if one is made.
 func (a *api) begin(ctx context.Context, worker string, r provision.Request) (int, reply) {
 	state := a.shelf.state(r.Key)
+	var recorded provision.Verdict
+	if old := a.shelf.peek(r.Key); old != nil && len(old.Attempts) > 1 {
+		recorded = old.Attempts[len(old.Attempts)-2].Verdict
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	rival := a.rival(r)
@@ -235,6 +314,7 @@ func (a *api) begin(ctx context.Context, worker string, r provision.Request) (in
 		}
 		id := fmt.Sprintf("vps_%d", n)
 		a.servers[r.Key] = append(a.servers[r.Key], id)
+		a.inventory.bought(id, r)
 		if next.answer.Verdict == provision.VerdictCreated {
 			next.answer.VPSID, next.answer.OrderID, next.answer.InvoiceID = id, "ord_"+id, "inv_"+id
 		}
@@ -242,6 +322,7 @@ func (a *api) begin(ctx context.Context, worker string, r provision.Request) (in
 	a.calls = append(a.calls, call{
 		At: time.Now(), Worker: worker, Key: r.Key, State: state, Deadline: deadline,
 		Verdict: next.answer.Verdict, After: next.answer.RetryAfter, Rival: rival,
+		Name: r.Name, Answered: next.answer.Answered, Bought: next.buys, Recorded: recorded,
 	})
 	if a.names == nil {
 		a.names = make(map[string]string)
@@ -288,9 +369,11 @@ func (p apiPort) Create(ctx context.Context, r provision.Request) (answer provis
 				answer = provision.Answer{Verdict: provision.VerdictUnknown, Detail: ctx.Err().Error()}
 			}
 		}
+		a.inventory.settle(fmt.Sprintf("vps_%d", n))
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		a.calls[n-1].Ended = time.Now()
+		a.calls[n-1].Answered = answer.Answered
 	})
 	return answer
 }

@@ -18,6 +18,9 @@ type instruments struct {
 	requests metric.Int64Counter
 	attempts metric.Int64Counter
 	holdings metric.Int64Counter
+	lookups  metric.Int64Counter
+	adopted  metric.Int64Counter
+	findings metric.Int64Gauge
 }
 
 func newInstruments(t Telemetry) (*instruments, error) {
@@ -31,8 +34,12 @@ func newInstruments(t Telemetry) (*instruments, error) {
 		requests: counter("hostup_worker.requests", "Deliveries answered, by result and reason"),
 		attempts: counter("hostup_worker.attempts", "Create calls, by verdict"),
 		holdings: counter("hostup_worker.held", "Requests put before a person"),
+		lookups:  counter("hostup_worker.lookups", "Looks at the account for a server whose answer was lost, by what they found"),
+		adopted:  counter("hostup_worker.adopted", "Servers found after a lost answer and announced"),
 	}
-	if err := errors.Join(errs...); err != nil {
+	var err error
+	i.findings, err = t.Meter.Int64Gauge("hostup_worker.audit_findings", metric.WithDescription("Differences between ledger and account at the last audit, by kind"))
+	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, err
 	}
 	i.zero()
@@ -53,6 +60,10 @@ func (i *instruments) zero() {
 		i.requests.Add(ctx, 0, metric.WithAttributes(attribute.String("result", string(ResultFailed)), attribute.String("reason", string(reason))))
 	}
 	i.holdings.Add(ctx, 0)
+	i.adopted.Add(ctx, 0)
+	for _, r := range []string{lookedEmpty, lookedFound, lookedFailed} {
+		i.lookups.Add(ctx, 0, metric.WithAttributes(attribute.String("result", r)))
+	}
 }
 
 func (i *instruments) handled(ctx context.Context, d Disposition) {
@@ -68,3 +79,34 @@ func (i *instruments) attempted(ctx context.Context, a Answer) {
 }
 
 func (i *instruments) heldOne(ctx context.Context) { i.holdings.Add(ctx, 1) }
+
+// Results of a look-up.
+const (
+	lookedEmpty  = "empty"
+	lookedFound  = "found"
+	lookedFailed = "failed"
+)
+
+func (i *instruments) looked(ctx context.Context, f found) {
+	result := lookedEmpty
+	if len(f.ours)+len(f.doubtful) > 0 {
+		result = lookedFound
+	}
+	i.lookups.Add(ctx, 1, metric.WithAttributes(attribute.String("result", result)))
+}
+
+func (i *instruments) lookFailed(ctx context.Context) {
+	i.lookups.Add(ctx, 1, metric.WithAttributes(attribute.String("result", lookedFailed)))
+}
+
+func (i *instruments) adoptedOne(ctx context.Context) { i.adopted.Add(ctx, 1) }
+
+func (i *instruments) audited(ctx context.Context, found []Finding) {
+	counts := map[FindingKind]int64{FindingOrphan: 0, FindingSuspectedDouble: 0, FindingVanished: 0}
+	for _, f := range found {
+		counts[f.Finding]++
+	}
+	for kind, n := range counts {
+		i.findings.Record(ctx, n, metric.WithAttributes(attribute.String("finding", string(kind))))
+	}
+}

@@ -31,7 +31,7 @@ func TestOrderOfEffects(t *testing.T) {
 		},
 		"the outcome is unknown": {
 			script: []reply{lost(500, false)},
-			want:   []string{"load", "facts", "intend creating", "create", "store unknown", "store held", "publish held", "store held"},
+			want:   []string{"load", "facts", "intend creating", "create", "store unknown", "look web-a", "finished web-a", "store unknown", "store unknown"},
 		},
 	}
 	for name, tc := range tests {

@@ -42,8 +42,11 @@ type Ledger interface {
 	Intend(ctx context.Context, r *Record) error
 }
 
-// Names gives name rows back.
+// Names reads name rows and gives them back.
 type Names interface {
+	// Finished returns the servers announced under a name lately, in any case
+	// of its letters.
+	Finished(ctx context.Context, name string) (Past, error)
 	// Release closes the row of the record's name if the record owns it,
 	// remembering the server that was finished under it, if any. It is safe
 	// to repeat and to lose.

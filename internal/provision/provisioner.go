@@ -30,6 +30,16 @@ type Config struct {
 	StoreTimeout time.Duration
 	// HeldPoll is how often a held request looks for a decision.
 	HeldPoll time.Duration
+	// SettleAnswered and SettleUnanswered are how long absence must be observed
+	// before a create whose outcome is unknown is tried again: after HostUp
+	// itself said that it failed, and after anything else. SettleReads is how
+	// many looks must find nothing in that time.
+	SettleAnswered   time.Duration
+	SettleUnanswered time.Duration
+	SettleReads      int
+	// HoldUnknown puts a proved absence before a person instead of trying
+	// again.
+	HoldUnknown bool
 	// LimitWait waits for room in a full account instead of failing.
 	LimitWait bool
 	// AuthHold holds the queue when the key is refused instead of failing.
@@ -42,11 +52,15 @@ func (c Config) Validate() error {
 	positive := map[string]time.Duration{
 		"create timeout": c.CreateTimeout, "deadline": c.Deadline, "initial backoff": c.BackoffInitial,
 		"maximum backoff": c.BackoffMax, "limits ttl": c.LimitsTTL, "store timeout": c.StoreTimeout, "held poll": c.HeldPoll,
+		"settle time after an answer": c.SettleAnswered, "settle time without one": c.SettleUnanswered,
 	}
 	for name, d := range positive {
 		if d <= 0 {
 			errs = append(errs, fmt.Errorf("%s must be positive, not %s", name, d))
 		}
+	}
+	if c.SettleReads < 1 {
+		errs = append(errs, fmt.Errorf("settle reads must be at least 1, not %d", c.SettleReads))
 	}
 	if c.InlineWait < 0 {
 		errs = append(errs, fmt.Errorf("inline wait must not be negative, not %s", c.InlineWait))
@@ -63,7 +77,9 @@ type Ports struct {
 	Names   Names
 	API     API
 	Account Account
-	Events  Publisher
+	// Inventory is where lost answers are looked up.
+	Inventory Inventory
+	Events    Publisher
 }
 
 // Provisioner drives requests. It is safe for concurrent use.

@@ -71,6 +71,19 @@ type Outcome struct {
 	OccurredAt time.Time       `json:"occurredAt"`
 }
 
+// Search counts the looks at an attempt whose outcome is unknown.
+type Search struct {
+	// Looks counts all of them.
+	Looks int `json:"looks,omitempty"`
+	// Empty counts the looks that found nothing. Elapsed is how long after the
+	// attempt's end the last of them was, at least: a span that was measured,
+	// never the difference of two machines' clocks.
+	Empty   int           `json:"empty,omitempty"`
+	Elapsed time.Duration `json:"elapsed,omitempty"`
+	// Failed counts looks in a row that proved nothing.
+	Failed int `json:"failed,omitempty"`
+}
+
 // Record is the durable memory of one idempotency key. Whoever changes it
 // does so by compare-and-set on Revision; a Record is owned by one goroutine.
 type Record struct {
@@ -104,12 +117,17 @@ type Record struct {
 	// deadline.
 	LastProblem json.RawMessage `json:"lastProblem,omitempty"`
 
+	// Search is how far the look-ups of an unknown attempt have come.
+	Search *Search `json:"search,omitempty"`
+
 	HeldReason string `json:"heldReason,omitempty"`
 	// Held counts holdings; HeldAnnounced how many have had their event.
 	Held          int       `json:"held,omitempty"`
 	HeldAnnounced int       `json:"heldAnnounced,omitempty"`
 	HeldAt        time.Time `json:"heldAt,omitzero"`
 	Evidence      *Evidence `json:"evidence,omitempty"`
+	// Resolution is the newest decision of a person.
+	Resolution *Resolution `json:"resolution,omitempty"`
 
 	CreatedAt time.Time `json:"createdAt"`
 	UpdatedAt time.Time `json:"updatedAt"`

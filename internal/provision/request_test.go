@@ -135,7 +135,7 @@ func TestConfigValidate(t *testing.T) {
 		t.Errorf("a sound configuration: %v", err)
 	}
 	err := provision.Config{InlineWait: -1, BackoffInitial: 2, BackoffMax: 1}.Validate()
-	for _, want := range []string{"create timeout", "deadline", "limits ttl", "store timeout", "held poll", "inline wait", "below the initial"} {
+	for _, want := range []string{"create timeout", "deadline", "limits ttl", "store timeout", "held poll", "inline wait", "below the initial", "settle time after an answer", "settle time without one", "settle reads"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not speak of the %s", err, want)
 		}
@@ -167,7 +167,10 @@ func TestWorkersOwnProblems(t *testing.T) {
 		provision.ReasonDeadlineExceeded: {504, true, provision.BilledNo, func(_ *world, m *provision.Message) {
 			m.Request.Deadline = time.Now().Add(-time.Hour)
 		}},
-		provision.ReasonOutcomeUnknown: {500, false, provision.BilledUnknown, func(w *world, _ *provision.Message) { w.api.script = []reply{lost(500, false)} }},
+		provision.ReasonOutcomeUnknown: {500, false, provision.BilledUnknown, func(w *world, m *provision.Message) {
+			w.api.script = []reply{lost(500, false)}
+			m.Request.Deadline = time.Now().Add(time.Minute)
+		}},
 		provision.ReasonRefused: {401, false, provision.BilledNo, func(w *world, _ *provision.Message) {
 			w.cfg.AuthHold = false
 			w.account.errs = []error{readError(401, 0)}

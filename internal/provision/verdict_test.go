@@ -24,6 +24,7 @@ func TestVerdictToState(t *testing.T) {
 		Billed    provision.Billed
 		Retryable bool
 		Gate      string
+		Adopted   bool
 	}
 	salvaged := lost(201, true)
 	salvaged.answer.VPSID = "vps_1"
@@ -31,9 +32,10 @@ func TestVerdictToState(t *testing.T) {
 	authFail := func(c *provision.Config) { c.AuthHold = false }
 	limitWait := func(c *provision.Config) { c.LimitWait = true }
 	theirs := func(reason provision.Reason, retryable bool) seen {
-		return seen{provision.StateDone, provision.VerdictRefused, 1, "", false, reason, provision.BilledNo, retryable, ""}
+		return seen{provision.StateDone, provision.VerdictRefused, 1, "", false, reason, provision.BilledNo, retryable, "", false}
 	}
-	unknown := seen{State: provision.StateHeld, Verdict: provision.VerdictUnknown, Sent: 1}
+	unknown := seen{State: provision.StateUnknown, Verdict: provision.VerdictUnknown, Sent: 1, Wait: provision.WaitLookup, NotBefore: true}
+	found := seen{State: provision.StateDone, Verdict: provision.VerdictUnknown, Sent: 1, Billed: provision.BilledYes, Adopted: true}
 	tests := map[string]struct {
 		answer reply
 		set    func(*provision.Config)
@@ -62,10 +64,10 @@ func TestVerdictToState(t *testing.T) {
 			State: provision.StateAccepted, Verdict: provision.VerdictNeverSent, Wait: provision.WaitNeverSent, NotBefore: true,
 		}},
 		"Unknown":         {lost(500, false), nil, unknown},
-		"UnknownSilence":  {lost(0, true), nil, unknown},
-		"UnknownSalvaged": {salvaged, nil, unknown},
-		"NotRecognised":   {reply{answer: provision.Answer{Verdict: "brand-new", Status: 299}, buys: true}, nil, unknown},
-		"ZeroAnswer":      {reply{buys: true}, nil, unknown},
+		"UnknownSilence":  {lost(0, true), nil, found},
+		"UnknownSalvaged": {salvaged, nil, found},
+		"NotRecognised":   {reply{answer: provision.Answer{Verdict: "brand-new", Status: 299}, buys: true}, nil, found},
+		"ZeroAnswer":      {reply{buys: true}, nil, found},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -83,7 +85,7 @@ func TestVerdictToState(t *testing.T) {
 				r := w.record("a")
 				got := seen{State: r.State, Verdict: r.Attempts[0].Verdict, Sent: r.Sent, Wait: r.WaitReason, NotBefore: r.NotBefore.After(time.Now())}
 				if o := r.Outcome; o != nil {
-					got.Reason, got.Billed, got.Retryable = o.Reason, o.Billed, o.Retryable
+					got.Reason, got.Billed, got.Retryable, got.Adopted = o.Reason, o.Billed, o.Retryable, o.Adopted
 				}
 				if c, closed := wk.gate.Closed(); closed {
 					got.Gate = c.Reason
@@ -106,12 +108,14 @@ func TestEventsOfVerdicts(t *testing.T) {
 		salvaged := lost(201, true)
 		salvaged.answer.VPSID = "vps_9"
 		w.api.script = []reply{created(), refused(422, provision.RefusalFinal), salvaged}
+		w.inventory.lag = 100 * time.Hour
 		wk := w.worker()
-		for i, key := range []string{"a", "b", "c"} {
+		for i, key := range []string{"a", "b"} {
 			m := order(key)
 			m.Sequence = uint64(i + 1)
 			wk.once(m)
 		}
+		wk.until(order("c"), "held")
 		all := w.events.all()
 		if len(all) != 3 {
 			t.Fatalf("%d events", len(all))

@@ -156,9 +156,10 @@ func TestDeadlineIsNotSleptThrough(t *testing.T) {
 		"Auth":         {func(w *world, _ *worker) { w.api.script = []reply{refused(401, provision.RefusalAuth)} }, provision.ReasonDeadlineExceeded},
 		"SlowRead":     {func(w *world, _ *worker) { slowRead(w) }, provision.ReasonDeadlineExceeded},
 		"SlowGoodRead": {func(w *world, _ *worker) { w.account.takes = 90 * time.Second }, provision.ReasonDeadlineExceeded},
-		"Held":         {func(w *world, _ *worker) { w.api.script = []reply{lost(500, false)} }, provision.ReasonOutcomeUnknown},
+		"Looking":      {func(w *world, _ *worker) { w.api.script = []reply{lost(500, false)} }, provision.ReasonOutcomeUnknown},
+		"Held":         {func(w *world, _ *worker) { w.api.script = []reply{answered(500, false)} }, provision.ReasonOutcomeUnknown},
 		"HeldEventWaits": {func(w *world, _ *worker) {
-			w.api.script = []reply{lost(500, false)}
+			w.api.script = []reply{answered(500, false)}
 			w.events.failing = 8
 		}, provision.ReasonOutcomeUnknown},
 	}
@@ -166,6 +167,7 @@ func TestDeadlineIsNotSleptThrough(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				w := newWorld(t)
+				w.cfg.HoldUnknown, w.cfg.SettleAnswered = true, 20*time.Second
 				wk := w.worker()
 				tc.set(w, wk)
 				m := order("a")
@@ -315,7 +317,8 @@ func TestCreateIsCutAtItsDeadline(t *testing.T) {
 		w.api.script = []reply{hangs}
 		began := time.Now()
 		w.worker().once(order("a"))
-		if c := w.api.sent()[0]; c.Ended.Sub(began) != w.cfg.CreateTimeout || w.shelf.state("a") != "held" {
+		synctest.Wait()
+		if c := w.api.sent()[0]; c.Ended.Sub(began) != w.cfg.CreateTimeout || w.shelf.state("a") != "done" || !w.record("a").Outcome.Adopted {
 			t.Errorf("the call ended after %s, the record is %s", c.Ended.Sub(began), w.shelf.state("a"))
 		}
 	})

@@ -28,6 +28,12 @@ type world struct {
 	account *account
 	events  *events
 	workers int
+
+	inventory *inventory
+	// decided counts a person's decisions to try again, wiped says of which
+	// keys the ledger lost something; both by key.
+	decided map[string]int
+	wiped   map[string]bool
 }
 
 func config() provision.Config {
@@ -35,6 +41,7 @@ func config() provision.Config {
 		CreateTimeout: time.Minute, Deadline: 3 * time.Hour,
 		BackoffInitial: time.Second, BackoffMax: time.Minute, InlineWait: 5 * time.Second,
 		LimitsTTL: 10 * time.Second, StoreTimeout: 30 * time.Second, HeldPoll: time.Hour,
+		SettleAnswered: 2 * time.Minute, SettleUnanswered: 10 * time.Minute, SettleReads: 4,
 		AuthHold: true,
 	}
 }
@@ -42,11 +49,13 @@ func config() provision.Config {
 func newWorld(t testing.TB) *world {
 	j := &journal{}
 	s := &shelf{under: ledger.NewMemory()}
+	i := &inventory{journal: j}
 	return &world{
 		t: t, cfg: config(), journal: j, shelf: s,
-		api:     &api{journal: j, shelf: s},
-		account: &account{journal: j, room: roomy()},
-		events:  &events{journal: j, shelf: s},
+		api:       &api{journal: j, shelf: s, inventory: i},
+		account:   &account{journal: j, room: roomy()},
+		events:    &events{journal: j, shelf: s},
+		inventory: i, decided: make(map[string]int), wiped: make(map[string]bool),
 	}
 }
 
@@ -172,7 +181,7 @@ func (w *world) worker() *worker {
 	w.workers++
 	wk := &worker{w: w, gate: provision.NewGate(), name: fmt.Sprintf("w%d", w.workers), life: &life{}, logs: &logs{}}
 	ports := provision.Ports{
-		Ledger: ledgerPort{wk}, Names: ledgerPort{wk}, API: apiPort{wk}, Account: accountPort{wk}, Events: eventsPort{wk},
+		Ledger: ledgerPort{wk}, Names: ledgerPort{wk}, API: apiPort{wk}, Account: accountPort{wk}, Inventory: inventoryPort{wk}, Events: eventsPort{wk},
 	}
 	p, err := provision.New(w.cfg, ports, wk.gate, slog.New(slog.NewTextHandler(wk.logs, nil)),
 		provision.Telemetry{Meter: noop.NewMeterProvider().Meter("test")})
@@ -225,7 +234,22 @@ func (wk *worker) drive(m provision.Message, until time.Time) (d provision.Dispo
 	return d, alive
 }
 
-// finish drives a message to its end within six hours of the bubble's time.
+// until drives a message until its record is in a state and has been announced
+// in it, as far as that is announced.
+func (wk *worker) until(m provision.Message, state string) {
+	wk.w.t.Helper()
+	for end := time.Now().Add(48 * time.Hour); time.Now().Before(end); m.Deliveries++ {
+		d := wk.once(m)
+		synctest.Wait()
+		if wk.w.shelf.state(m.Request.Key) == state && d.Reason != provision.WaitPublish {
+			return
+		}
+		pass(max(d.After, time.Millisecond))
+	}
+	wk.w.t.Fatalf("the record is %s, never %s\n%s", wk.w.shelf.state(m.Request.Key), state, strings.Join(wk.w.journal.lines(), "\n"))
+}
+
+// finish drives a message to its end within two days of the bubble's time.
 func (wk *worker) finish(m provision.Message) provision.Disposition {
 	wk.w.t.Helper()
 	d, alive := wk.drive(m, time.Now().Add(48*time.Hour))

@@ -19,6 +19,7 @@ import (
 type Ledger interface {
 	provision.Ledger
 	provision.Names
+	provision.Archive
 }
 
 // Run holds the ledgers that open returns to the contract of provision.Ledger
@@ -39,6 +40,7 @@ func Run(t *testing.T, open func(t *testing.T) Ledger) {
 		"an old attempt does not release the name of a new one": oldAttempt,
 		"of many intents under one name one proceeds":           oneIntent,
 		"a cancelled caller reads nothing":                      cancelled,
+		"a scan tells the newest state of every record":         scan,
 	}
 	for name, test := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -232,6 +234,33 @@ func oneIntent(t *testing.T, l Ledger) {
 	})
 	if wins != 1 {
 		t.Errorf("%d of %d requests got the same name", wins, rivals)
+	}
+}
+
+func scan(t *testing.T, l Ledger) {
+	t.Helper()
+	if err := l.Scan(t.Context(), func(e provision.Audited) { t.Errorf("an empty ledger has %+v", e) }); err != nil {
+		t.Fatalf("Scan of an empty ledger: %v", err)
+	}
+	want := make(map[string]provision.State)
+	for i, s := range []provision.State{provision.StateDone, provision.StateUnknown, provision.StateAccepted} {
+		r := Record(fmt.Sprintf("k%d", i), fmt.Sprintf("web-%d", i))
+		intend(t, l, r) // name rows are not records
+		r.State, r.VPSID = s, fmt.Sprintf("vps_%d", i)
+		store(t, l, r)
+		want[provision.KeyHash(r.Key)+fmt.Sprintf(" web-%d vps_%d", i, i)] = s
+	}
+	got := make(map[string]provision.State)
+	if err := l.Scan(t.Context(), func(e provision.Audited) {
+		got[e.Hash+" "+e.Name+" "+e.VPSID] = e.State
+		if e.StoredAt.IsZero() {
+			t.Errorf("%+v has no time", e)
+		}
+	}); err != nil {
+		t.Fatalf("Scan: %v", err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("scan (-want +got):\n%s", diff)
 	}
 }
 

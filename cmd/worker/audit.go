@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+
+	"github.com/hostup/deploy-worker/internal/provision"
+)
+
+type auditCmd struct {
+	workerSettings
+	outputFlag
+}
+
+// Help is printed below the flags' summary.
+func (*auditCmd) Help() string {
+	return `Findings:
+  orphan            a live pay-as-you-go server that no request is known for
+  suspected-double  a server whose name belongs to a request that was given another one
+  vanished          an announced server that is not in the account any more
+
+Nothing is changed. Exit code 1 when anything was found. On a timer: WORKER_AUDIT_EVERY.`
+}
+
+func (c *auditCmd) validate() error {
+	_, tokenErr := c.tokens()
+	return errors.Join(c.workerSettings.validate(), tokenErr)
+}
+
+// Run compares the ledger with the account.
+func (c *auditCmd) Run(ctx context.Context, t *terminal) error {
+	return withEngine(ctx, c.workerSettings, t, func(e *engine) error {
+		found, err := e.core.Audit(ctx, e.book)
+		if err != nil {
+			return err
+		}
+		if err := c.print(t, found); err != nil {
+			return err
+		}
+		if len(found) > 0 {
+			return quietError{fmt.Errorf("%d findings", len(found))}
+		}
+		return nil
+	})
+}
+
+func (c *auditCmd) print(t *terminal, found []provision.Finding) error {
+	enc := json.NewEncoder(t.out)
+	switch c.Output {
+	case "json":
+		if found == nil {
+			found = []provision.Finding{}
+		}
+		enc.SetIndent("", "  ")
+		return enc.Encode(found)
+	case "jsonl":
+		for _, f := range found {
+			if err := enc.Encode(f); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if len(found) == 0 {
+		_, err := fmt.Fprintln(t.out, "ledger and account agree")
+		return err
+	}
+	w := table.NewWriter()
+	w.SetOutputMirror(t.out)
+	w.SetStyle(table.StyleRounded)
+	w.AppendHeader(table.Row{"FINDING", "SERVER", "NAME", "KEY", "PER HOUR", "DETAIL"})
+	for _, f := range found {
+		w.AppendRow(table.Row{f.Finding, f.VPSID, f.Name, f.IdempotencyKey, fmt.Sprintf("%.2f %s", f.PricePerHour, f.Currency), f.Detail})
+	}
+	w.Render()
+	return nil
+}

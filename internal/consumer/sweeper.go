@@ -1,0 +1,133 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hostup/deploy-worker/internal/provision"
+)
+
+// Unfinished is a request that the ledger does not have as done.
+type Unfinished struct {
+	// Hash is provision.KeyHash of its key.
+	Hash string
+	// StoredAt is when the broker stored its record last.
+	StoredAt time.Time
+}
+
+// SweepPorts are what a Sweeper works with.
+type SweepPorts struct {
+	JetStream jetstream.JetStream
+	// Unfinished gives every request that is not done; it must be cheap beside
+	// millions that are.
+	Unfinished func(ctx context.Context, each func(Unfinished)) error
+	// Load reads one of them; nil when it is gone.
+	Load func(ctx context.Context, hash string) (*provision.Record, error)
+	// Resume drives one.
+	Resume func(ctx context.Context, key string) provision.Disposition
+	Log    *slog.Logger
+}
+
+// Sweeper drives requests whose message is gone from the stream: a purge, a
+// stream made anew, a dead letter by panic, an ack that outran its outcome.
+// Their record is all that is left of them. It is safe beside any number of
+// workers and sweepers: the ledger decides who moves a record.
+type Sweeper struct {
+	ports SweepPorts
+	// Every is the time between sweeps, Quiet how long a record must not have
+	// changed: a younger one is somebody's work.
+	Every time.Duration
+	Quiet time.Duration
+}
+
+// NewSweeper returns a Sweeper.
+func NewSweeper(ports SweepPorts, every, quiet time.Duration) *Sweeper {
+	return &Sweeper{ports: ports, Every: every, Quiet: quiet}
+}
+
+// Run sweeps until ctx ends.
+func (s *Sweeper) Run(ctx context.Context) {
+	for sleep(ctx, s.Every) {
+		if n, err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
+			s.ports.Log.WarnContext(ctx, "looking for requests without a message was interrupted", "error", err)
+		} else if n > 0 {
+			s.ports.Log.InfoContext(ctx, "requests whose message was gone were driven on", "requests", n)
+		}
+	}
+}
+
+// atOnce is how many requests a sweep drives at a time.
+const atOnce = 8
+
+// Sweep looks once and drives what it finds. It returns how many it drove.
+func (s *Sweeper) Sweep(ctx context.Context) (int, error) {
+	var quiet []string
+	now := time.Now()
+	err := s.ports.Unfinished(ctx, func(u Unfinished) {
+		if now.Sub(u.StoredAt) >= s.Quiet {
+			quiet = append(quiet, u.Hash)
+		}
+	})
+	if err != nil {
+		return 0, fmt.Errorf("find unfinished requests: %w", err)
+	}
+	var driven atomic.Int64
+	work, ctx := errgroup.WithContext(ctx)
+	work.SetLimit(atOnce)
+	for _, hash := range quiet {
+		work.Go(func() error {
+			did, err := s.drive(ctx, hash)
+			if did {
+				driven.Add(1)
+			}
+			return err
+		})
+	}
+	err = work.Wait()
+	return int(driven.Load()), err
+}
+
+// drive drives one request if its message is gone.
+func (s *Sweeper) drive(ctx context.Context, hash string) (bool, error) {
+	r, err := s.ports.Load(ctx, hash)
+	if err != nil || r == nil || r.State == provision.StateDone {
+		return false, err
+	}
+	gone, err := s.gone(ctx, r)
+	if err != nil || !gone {
+		return false, err
+	}
+	if d := s.ports.Resume(ctx, r.Key); d.Err != nil {
+		s.ports.Log.WarnContext(ctx, "a request without a message waits", "key", r.Key, "reason", d.Reason, "error", d.Err)
+	}
+	return true, nil
+}
+
+// gone reports whether the message that drives a record is no longer in its
+// stream.
+func (s *Sweeper) gone(ctx context.Context, r *provision.Record) (bool, error) {
+	stream, err := s.ports.JetStream.Stream(ctx, r.Stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at the stream %s: %w", r.Stream, err)
+	}
+	m, err := stream.GetMsg(ctx, r.Sequence)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("look for message %d of %s: %w", r.Sequence, r.Stream, err)
+	}
+	// A stream that was made anew counts from 1 again: the number may belong to
+	// somebody else's message.
+	return !m.Time.Equal(r.RequestedAt), nil
+}

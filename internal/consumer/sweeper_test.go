@@ -1,0 +1,91 @@
+package consumer_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hostup/deploy-worker/internal/consumer"
+	"github.com/hostup/deploy-worker/internal/provision"
+)
+
+// Only what is quiet, unfinished and without its message is driven.
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, time.Minute, 1)
+	r.publish("one", "two")
+	s, err := r.js.Stream(t.Context(), "DEPLOY")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored := make(map[uint64]time.Time)
+	for seq := uint64(1); seq <= 2; seq++ {
+		m, err := s.GetMsg(t.Context(), seq)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored[seq] = m.Time
+	}
+	if err := s.DeleteMsg(t.Context(), 2); err != nil {
+		t.Fatal(err)
+	}
+	record := func(key, stream string, seq uint64, at time.Time, state provision.State) *provision.Record {
+		return &provision.Record{Key: key, State: state, Stream: stream, Sequence: seq, RequestedAt: at}
+	}
+	ledger := map[string]*provision.Record{
+		"waiting":   record("waiting", "DEPLOY", 1, stored[1], provision.StateAccepted),
+		"purged":    record("purged", "DEPLOY", 2, stored[2], provision.StateUnknown),
+		"young":     record("young", "DEPLOY", 2, stored[2], provision.StateUnknown),
+		"finished":  record("finished", "DEPLOY", 2, stored[2], provision.StateDone),
+		"no-stream": record("no-stream", "GONE", 9, stored[1], provision.StateCreated),
+		// The stream was made anew: number 1 is somebody else's message.
+		"anew":      record("anew", "DEPLOY", 1, stored[1].Add(-time.Hour), provision.StateHeld),
+		"forgotten": nil,
+	}
+	var mu sync.Mutex
+	driven := make(map[string]bool)
+	sweeper := consumer.NewSweeper(consumer.SweepPorts{
+		JetStream: r.js, Log: slog.New(slog.DiscardHandler),
+		Unfinished: func(_ context.Context, each func(consumer.Unfinished)) error {
+			for hash := range ledger {
+				at := time.Now().Add(-time.Hour)
+				if hash == "young" {
+					at = time.Now()
+				}
+				each(consumer.Unfinished{Hash: hash, StoredAt: at})
+			}
+			return nil
+		},
+		Load: func(_ context.Context, hash string) (*provision.Record, error) { return ledger[hash], nil },
+		Resume: func(_ context.Context, key string) provision.Disposition {
+			mu.Lock()
+			defer mu.Unlock()
+			driven[key] = true
+			return provision.Disposition{}
+		},
+	}, time.Hour, time.Minute)
+	n, err := sweeper.Sweep(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]bool{"purged": true, "no-stream": true, "anew": true}, driven); diff != "" || n != 3 {
+		t.Errorf("drove %d (-want +got):\n%s", n, diff)
+	}
+}
+
+func TestSweepReportsWhatItCannotRead(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("no leader")
+	sweeper := consumer.NewSweeper(consumer.SweepPorts{
+		Log:        slog.New(slog.DiscardHandler),
+		Unfinished: func(context.Context, func(consumer.Unfinished)) error { return broken },
+	}, time.Hour, time.Minute)
+	if _, err := sweeper.Sweep(t.Context()); !errors.Is(err, broken) {
+		t.Errorf("Sweep = %v", err)
+	}
+}

@@ -1,0 +1,86 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/hostup/deploy-worker/internal/provision"
+)
+
+var _ provision.Archive = (*Ledger)(nil)
+
+// Scan gives every record of the ledger, in no order. It reads headers only,
+// so that millions of finished records stay cheap.
+func (l *Ledger) Scan(ctx context.Context, each func(provision.Audited)) error {
+	err := l.store.scan(ctx, recordPrefix, func(key string, v label, at time.Time) {
+		each(provision.Audited{Hash: strings.TrimPrefix(key, recordPrefix), State: v.state, Name: v.name, VPSID: v.vpsID, StoredAt: at})
+	})
+	if err != nil {
+		return fmt.Errorf("scan the ledger: %w", err)
+	}
+	return nil
+}
+
+// LoadHash implements provision.Archive.
+func (l *Ledger) LoadHash(ctx context.Context, hash string) (*provision.Record, error) {
+	r, err := l.load(ctx, hash)
+	if err != nil {
+		return nil, fmt.Errorf("load the record %s: %w", hash, err)
+	}
+	return r, nil
+}
+
+// Headers that label a record.
+const (
+	stateHeader = "deploy-state"
+	nameHeader  = "deploy-name"
+	vpsHeader   = "deploy-vps"
+)
+
+// scanTimeout bounds the wait for the next header of a scan.
+const scanTimeout = 10 * time.Second
+
+func (b *bucket) scan(ctx context.Context, prefix string, each func(string, label, time.Time)) error {
+	cons, err := b.js.OrderedConsumer(ctx, "KV_"+b.cfg.Bucket, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{b.subject(prefix + "*")},
+		DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
+		HeadersOnly:    true,
+	})
+	if err != nil {
+		return err
+	}
+	info, err := cons.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if info.NumPending == 0 {
+		return nil
+	}
+	messages, err := cons.Messages()
+	if err != nil {
+		return err
+	}
+	defer messages.Stop()
+	for {
+		next, cancel := context.WithTimeout(ctx, scanTimeout)
+		m, err := messages.Next(jetstream.NextContext(next))
+		cancel()
+		if err != nil {
+			return err
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return err
+		}
+		if h := m.Headers(); h.Get(stateHeader) != "" {
+			each(strings.TrimPrefix(m.Subject(), b.subject("")), label{state: provision.State(h.Get(stateHeader)), name: h.Get(nameHeader), vpsID: h.Get(vpsHeader)}, meta.Timestamp)
+		}
+		if meta.NumPending == 0 {
+			return nil
+		}
+	}
+}

@@ -26,12 +26,20 @@ CONTAINER_PACKAGES := $(patsubst %,./%/...,$(wildcard \
 # How long `make fuzz` runs each fuzz test.
 FUZZTIME ?= 5s
 
+# `make crash` draws SEED when it is 0, and then runs ROUNDS rounds from number
+# FIRST on; only a run of 500 or more has to reach every failpoint. More flags, as
+# -race-worker for workers with the race detector, go into CRASH_FLAGS.
+SEED ?= 0
+FIRST ?= 1
+ROUNDS ?= 500
+CRASH_FLAGS ?=
+
 COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
 # All of what CI runs, in this order: what fails fast comes first.
-CHECKS := tools tidy-check vet lint proto-check generate-check build test test-container fuzz demo
+CHECKS := tools tidy-check vet lint proto-check generate-check build test crash-short test-container fuzz demo
 
 # Sums over the files that git knows or would add, to see what a command changed.
 TREE := git ls-files -z --cached --others --exclude-standard | sort -zu | xargs -0 sha256sum 2>/dev/null || true
@@ -95,6 +103,15 @@ fuzz: ## Run every fuzz test for FUZZTIME (5s)
 		go test -run='^$$' -fuzz="^$$name\$$" -fuzztime=$(FUZZTIME) "$${file%/*}"; \
 	done < <(grep -roE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's/:func /:/' | sort -u); \
 	echo "$$found fuzz tests ran for $(FUZZTIME) each"
+
+.PHONY: crash
+crash: ## Kill and stop real workers at every step, ROUNDS (500) times from SEED (drawn)
+	go test -v -count=1 -timeout=0 ./internal/crash -seed=$(SEED) -first=$(FIRST) -rounds=$(ROUNDS) \
+		$(shell [ $(ROUNDS) -lt 500 ] || echo -coverage -blind=10) $(CRASH_FLAGS)
+
+.PHONY: crash-short
+crash-short: ## Run a few rounds of the crash suite, and show that it can fail
+	go test -v -count=1 -timeout=0 ./internal/crash -rounds=20 -blind=3 $(CRASH_FLAGS)
 
 .PHONY: lint
 lint: tools ## Run golangci-lint, gofumpt and gci among others

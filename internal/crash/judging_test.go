@@ -1,0 +1,166 @@
+package crash
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hostup/deploy-worker/internal/simulator"
+)
+
+// The judge is tested on made-up facts: a judge that sees nothing would let
+// every round pass.
+
+func goodOrder(key, name string) order {
+	return order{key: key, name: name, cores: 1, memory: 2, storage: 50}
+}
+
+func invoice(o order, id string) simulator.Invoice {
+	return simulator.Invoice{VPSID: id, Name: o.name, Resources: simulator.Resources{CPUCores: o.cores, MemoryGB: o.memory, StorageGB: o.storage}}
+}
+
+func told(o order, kind, vpsID string) event {
+	return event{Kind: kind, ID: keyHash(o.key) + "." + kind, Key: o.key, VPSID: vpsID, Data: vpsID}
+}
+
+func failed(o order, reason, billed string) event {
+	e := told(o, "failed", "")
+	e.Reason, e.Billed = reason, billed
+	return e
+}
+
+func heldOnce(o order) event {
+	return event{Kind: "held", ID: keyHash(o.key) + ".held.1", Key: o.key}
+}
+
+func create(o order, at time.Duration, outcome string, created bool) simulator.Create {
+	return simulator.Create{Name: o.name, At: time.Unix(0, 0).Add(at), Outcome: outcome, Created: created}
+}
+
+func TestJudge(t *testing.T) {
+	t.Parallel()
+	a, b := goodOrder("a", "web"), goodOrder("b", "db")
+	twin := goodOrder("twin", "web")
+	bought := func(o order, id string) facts {
+		return facts{
+			orders: []order{o}, creates: []simulator.Create{create(o, 0, "201", true)},
+			invoices: []simulator.Invoice{invoice(o, id)}, events: []event{told(o, "provisioning", id)},
+		}
+	}
+	with := func(f facts, change func(*facts)) facts {
+		change(&f)
+		return f
+	}
+	missed := func(outcome string, gap time.Duration) facts {
+		return with(bought(a, "v1"), func(f *facts) {
+			f.creates = []simulator.Create{create(a, 0, outcome, false), create(a, gap, "201", true)}
+		})
+	}
+	for name, test := range map[string]struct {
+		facts facts
+		want  []breach
+	}{
+		"one server, one event": {bought(a, "v1"), nil},
+		"an event stored twice": {with(bought(a, "v1"), func(f *facts) { f.events = append(f.events, f.events[0]) }), nil},
+		"refused":               {facts{orders: []order{a}, creates: []simulator.Create{create(a, 0, "400", false)}, events: []event{failed(a, "refused", "no")}}, nil},
+		"a sender killed while it sent": {with(bought(a, "v1"), func(f *facts) {
+			f.creates = append(f.creates, simulator.Create{Outcome: "cut"})
+		}), nil},
+		"two servers": {with(bought(a, "v1"), func(f *facts) {
+			f.invoices = append(f.invoices, invoice(a, "v2"))
+		}), []breach{tooManyServers, unannounced}},
+		"a server for nobody": {with(bought(a, "v1"), func(f *facts) {
+			f.invoices = append(f.invoices, invoice(b, "v2"))
+		}), []breach{nobodyAsked}},
+		"a create for nobody": {with(bought(a, "v1"), func(f *facts) {
+			f.creates = append(f.creates, create(b, 0, "400", false))
+		}), []breach{nobodyAsked}},
+		"two outcomes": {with(bought(a, "v1"), func(f *facts) {
+			f.events = append(f.events, failed(a, "refused", "unknown"))
+		}), []breach{wrongEventID}},
+		"an id that is not the key's": {with(bought(a, "v1"), func(f *facts) { f.events[0].ID = "x" }), []breach{wrongEventID}},
+		"an event that changed": {with(bought(a, "v1"), func(f *facts) {
+			e := f.events[0]
+			e.Data = "other"
+			f.events = append(f.events, e)
+		}), []breach{eventChanged}},
+		"no outcome":     {facts{orders: []order{a}}, []breach{notEnded}},
+		"held is no end": {facts{orders: []order{a}, events: []event{heldOnce(a)}}, []breach{notEnded}},
+		"held is an end": {facts{orders: []order{a}, events: []event{heldOnce(a)}, allowHeld: true}, nil},
+		"billed and held": {facts{
+			orders: []order{a}, invoices: []simulator.Invoice{invoice(a, "v1")}, events: []event{heldOnce(a)}, allowHeld: true,
+		}, nil},
+		"twice billed and held": {facts{
+			orders: []order{a}, invoices: []simulator.Invoice{invoice(a, "v1"), invoice(a, "v2")}, events: []event{heldOnce(a)}, allowHeld: true,
+		}, []breach{tooManyServers, unannounced}},
+		"billed, and said to be unknown": {facts{
+			orders: []order{a}, invoices: []simulator.Invoice{invoice(a, "v1")}, events: []event{failed(a, "outcome-unknown", "unknown")},
+		}, []breach{unannounced}},
+		"billed, and said not to be": {facts{
+			orders: []order{a}, invoices: []simulator.Invoice{invoice(a, "v1")}, events: []event{failed(a, "refused", "no")},
+		}, []breach{differentBilled}},
+		"a foreign server announced": {with(bought(a, "v1"), func(f *facts) {
+			f.events = []event{told(a, "provisioning", "v9")}
+		}), []breach{wrongServer, unannounced}},
+		"a create after a purchase": {with(bought(a, "v1"), func(f *facts) {
+			f.creates = append(f.creates, create(a, time.Hour, "400", false))
+		}), []breach{unprovenCreate}},
+		"a create after a refusal":     {missed("429", 0), nil},
+		"a create after 408":           {missed("408", 0), []breach{unprovenCreate}},
+		"a create too soon":            {missed("cut", settleUnanswered-1), []breach{unprovenCreate}},
+		"a create in time":             {missed("cut", settleUnanswered), nil},
+		"a create in time after a 5xx": {missed("500", settleAnswered), nil},
+		"a create that nobody could prove": {with(missed("cut", time.Hour), func(f *facts) {
+			f.allowHeld = true
+		}), []breach{unprovenCreate}},
+		"two keys, one name": {facts{
+			orders: []order{a, twin}, creates: []simulator.Create{create(a, 0, "201", true), create(a, 1, "201", true)},
+			invoices: []simulator.Invoice{invoice(a, "v1"), invoice(a, "v2")},
+			events:   []event{told(a, "provisioning", "v1"), told(twin, "provisioning", "v2")},
+		}, nil},
+		"two keys, one name, one server": {facts{
+			orders: []order{a, twin}, creates: []simulator.Create{create(a, 0, "201", true)}, invoices: []simulator.Invoice{invoice(a, "v1")},
+			events: []event{told(a, "provisioning", "v1"), told(twin, "provisioning", "v1")},
+		}, []breach{wrongServer}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var got []breach
+			for _, v := range test.facts.judge() {
+				got = append(got, v.kind)
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("have %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestPlansAreDrawnFromSeedAndNumberAlone(t *testing.T) {
+	t.Parallel()
+	first, again := drawPlan(7, 3, false).String(), drawPlan(7, 3, false).String()
+	if first != again {
+		t.Errorf("the same round was drawn twice and differs:\n%s\n%s", first, again)
+	}
+	if other := drawPlan(7, 4, false).String(); first == other {
+		t.Error("two rounds are the same")
+	}
+}
+
+func TestEveryPairHasItsTurn(t *testing.T) {
+	t.Parallel()
+	seen := make(map[pair]bool)
+	for round := range pairs() {
+		p := drawPlan(1, round+1, false)
+		seen[p.main] = true
+		for n, runs := range p.armed {
+			if !strings.Contains(runs[0], p.main.point+":") {
+				t.Errorf("round %d: worker %d has not armed %v", round+1, n+1, p.main)
+			}
+		}
+	}
+	if len(seen) != len(pairs()) {
+		t.Errorf("%d of %d pairs have their turn in as many rounds", len(seen), len(pairs()))
+	}
+}

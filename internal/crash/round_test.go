@@ -1,0 +1,293 @@
+package crash
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/hostup/deploy-worker/internal/simulator"
+)
+
+// roundPatience is how long a round may take before what has not ended is
+// taken never to end. Nothing else depends on time.
+const roundPatience = 120 * time.Second
+
+// round is one world: a broker, an API, workers, and what comes of the plan.
+type round struct {
+	suite  *suite
+	plan   *plan
+	unsafe string
+
+	dir     string
+	broker  *broker
+	sim     *simulator.Server
+	api     *httptest.Server
+	nc      *nats.Conn
+	witness *witness
+	slots   []*slot
+	// script is what the round does by its plan, background what follows from
+	// it.
+	script, background sync.WaitGroup
+
+	mu          sync.Mutex
+	violations  []violation
+	done        map[pair]int
+	brokerKills int
+	gaveUp      atomic.Int64
+	facts       *facts
+}
+
+func newRound(s *suite, p *plan, unsafe string) *round {
+	return &round{suite: s, plan: p, unsafe: unsafe, done: make(map[pair]int)}
+}
+
+func (r *round) violate(kind breach, key, text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.violations = append(r.violations, violation{kind, key, text})
+}
+
+func (r *round) did(p pair) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.done[p]++
+}
+
+// play runs the round from nothing to its judgement.
+func (r *round) play(ctx context.Context) {
+	if err := r.begin(); err != nil {
+		r.violate(harnessBroke, "", err.Error())
+		return
+	}
+	working, stop := context.WithCancel(ctx)
+	defer stop()
+	var keeping sync.WaitGroup
+	for _, s := range r.slots {
+		keeping.Go(func() { s.keep(working) })
+	}
+	patience, cancel := context.WithTimeout(ctx, roundPatience)
+	defer cancel()
+	r.runScript(patience)
+	r.await(patience)
+	var finishing sync.WaitGroup
+	for _, s := range r.slots {
+		finishing.Go(s.finish)
+	}
+	finishing.Wait()
+	keeping.Wait()
+	r.background.Wait()
+	r.testify(ctx)
+}
+
+// begin makes the world without workers.
+func (r *round) begin() (err error) {
+	if r.dir, err = os.MkdirTemp(r.suite.dir, "round-"); err != nil {
+		return err
+	}
+	if r.broker, err = newBroker(r.suite, r.dir); err != nil {
+		return err
+	}
+	r.sim = simulator.New(simulator.Config{Seed: r.plan.seed, VisibilityLag: r.plan.lag, Faults: r.plan.rules})
+	r.api = httptest.NewServer(r.sim)
+	for _, o := range r.plan.orders {
+		if v, is := o.plant(time.Now()); is {
+			if _, err := r.sim.Plant(v); err != nil {
+				return err
+			}
+		}
+	}
+	r.nc, err = nats.Connect(r.broker.url, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectBufSize(-1))
+	if err != nil {
+		return err
+	}
+	if r.witness, err = newWitness(r.nc); err != nil {
+		return err
+	}
+	for n, runs := range r.plan.armed {
+		r.slots = append(r.slots, newSlot(r, n, runs))
+	}
+	return nil
+}
+
+// end leaves nothing behind.
+func (r *round) end() {
+	for _, s := range r.slots {
+		s.mu.Lock()
+		s.finishing = true
+		proc := s.proc
+		s.mu.Unlock()
+		if proc != nil {
+			proc.kill()
+		}
+	}
+	if r.nc != nil {
+		r.nc.Close()
+	}
+	if r.broker != nil {
+		r.broker.stop()
+	}
+	if r.api != nil {
+		_ = r.sim.Close()
+		r.api.CloseClientConnections()
+		r.api.Close()
+	}
+	if r.dir != "" {
+		_ = os.RemoveAll(r.dir)
+	}
+}
+
+// runScript sends the requests and kills what the plan says, each at its time.
+func (r *round) runScript(ctx context.Context) {
+	start := time.Now()
+	at := func(when time.Duration, do func()) {
+		r.script.Go(func() {
+			t := time.NewTimer(time.Until(start.Add(when)))
+			defer t.Stop()
+			select {
+			case <-t.C:
+				do()
+			case <-ctx.Done():
+			}
+		})
+	}
+	for _, o := range r.plan.orders {
+		for _, when := range o.published {
+			at(when, func() { r.publish(ctx, o) })
+		}
+	}
+	for _, m := range r.plan.workerKills {
+		at(m.at, r.slots[m.slot].kill)
+	}
+	for _, m := range r.plan.brokerKills {
+		at(m.at, func() { r.crashBroker(m.away) })
+	}
+	r.script.Wait()
+}
+
+func (r *round) crashBroker(away time.Duration) {
+	if err := r.broker.crash(away); err != nil {
+		r.violate(harnessBroke, "", "restart the broker: "+err.Error())
+	}
+	r.mu.Lock()
+	r.brokerKills++
+	r.mu.Unlock()
+}
+
+// publish sends a copy of a request until the broker has it.
+func (r *round) publish(ctx context.Context, o order) {
+	request := map[string]any{
+		"idempotencyKey": o.key, "name": o.name, "cpuCores": o.cores, "memoryGb": o.memory, "storageGb": o.storage, "region": "stockholm",
+	}
+	if o.deadline > 0 {
+		request["deadline"] = time.Now().Add(o.deadline).Format(time.RFC3339Nano)
+	}
+	body, err := json.Marshal(request)
+	if err != nil {
+		panic(err)
+	}
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for !r.witness.publish(ctx, body) {
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// await waits until every key has ended and every copy of a request has been
+// answered.
+func (r *round) await(ctx context.Context) {
+	again := time.NewTicker(40 * time.Millisecond)
+	defer again.Stop()
+	for {
+		r.witness.poll(ctx)
+		if open := unended(r.plan.orders, r.witness.events, r.suite.allowHeld); open == 0 {
+			// The messages of what is held stay in the stream, nothing else.
+			waiting := len(r.plan.orders) - len(outcomes(r.witness.events))
+			if left, err := r.witness.requestsLeft(ctx); err == nil && left <= waiting {
+				return
+			}
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			left, err := r.witness.requestsLeft(context.WithoutCancel(ctx))
+			r.violate(notEnded, "", fmt.Sprintf("after %s: %d messages are left in the request stream (%v)", roundPatience, left, err))
+			return
+		}
+	}
+}
+
+// testify collects what is known from outside once all is quiet, and judges.
+func (r *round) testify(ctx context.Context) {
+	if ctx.Err() != nil {
+		return
+	}
+	if err := r.witness.poll(ctx); err != nil {
+		r.violate(harnessBroke, "", "read the events: "+err.Error())
+		return
+	}
+	r.facts = &facts{
+		orders: r.plan.orders, events: r.witness.events, allowHeld: r.suite.allowHeld,
+		creates: r.sim.Creates(), invoices: r.sim.Invoices(),
+	}
+	for _, v := range r.facts.judge() {
+		r.violate(v.kind, v.key, v.text)
+	}
+}
+
+// flags are those that this round needs to be drawn and judged the same again.
+func (r *round) flags() string {
+	var flags []string
+	if r.suite.allowHeld {
+		flags = append(flags, "-allow-held")
+	}
+	if r.unsafe != "" {
+		flags = append(flags, "-unsafe="+r.unsafe)
+	}
+	if flags == nil {
+		return ""
+	}
+	return fmt.Sprintf(" CRASH_FLAGS=%q", strings.Join(flags, " "))
+}
+
+// report prints a round with violations: what was drawn, and what is known of
+// the keys concerned.
+func (r *round) report(out io.Writer) {
+	if len(r.violations) == 0 {
+		return
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n=== round %d of seed %d: %d violations; again: make crash SEED=%d FIRST=%d ROUNDS=1%s\n",
+		r.plan.round, r.plan.seed, len(r.violations), r.plan.seed, r.plan.round, r.flags())
+	keys := make(map[string]bool)
+	for _, v := range r.violations {
+		fmt.Fprintf(&b, "VIOLATION %s: %s %s\n", v.kind, v.key, v.text)
+		keys[v.key] = true
+	}
+	b.WriteString(r.plan.String())
+	for p, n := range r.done {
+		fmt.Fprintf(&b, "did %s at %s %d times\n", p.action, p.point, n)
+	}
+	if r.facts != nil {
+		r.facts.tell(&b, keys)
+	}
+	for _, s := range r.slots {
+		fmt.Fprintf(&b, "--- the end of the log of %s, %d processes\n%s\n", s.name, s.starts, s.log.tail())
+	}
+	if r.brokerKills > 0 {
+		fmt.Fprintf(&b, "--- the end of the log of the broker\n%s\n", r.broker.tail())
+	}
+	_, _ = io.WriteString(out, b.String())
+}

@@ -3,6 +3,8 @@ package provision_test
 import (
 	"context"
 	"fmt"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -103,17 +105,23 @@ func drawHistory(t *rapid.T) history {
 
 // Whatever is delivered, duplicated, answered, cut off and killed: one server
 // and one outcome id a key at most, no create after one that may have bought,
-// no order lost, nobody silent.
+// no order lost, nobody silent. A history runs on one core; every core plays
+// its own.
 func TestAnyHistory(t *testing.T) {
 	t.Parallel()
-	rapid.Check(t, func(rt *rapid.T) {
-		h := drawHistory(rt)
-		var wrong []string
-		synctest.Test(t, func(t *testing.T) { wrong = h.play(t) })
-		if wrong != nil {
-			rt.Fatalf("%s\n%s", strings.Join(wrong, "\n"), h)
-		}
-	})
+	for core := range runtime.GOMAXPROCS(0) {
+		t.Run(strconv.Itoa(core), func(t *testing.T) {
+			t.Parallel()
+			rapid.Check(t, func(rt *rapid.T) {
+				h := drawHistory(rt)
+				var wrong []string
+				synctest.Test(t, func(t *testing.T) { wrong = h.play(t) })
+				if wrong != nil {
+					rt.Fatalf("%s\n%s", strings.Join(wrong, "\n"), h)
+				}
+			})
+		})
+	}
 }
 
 func (h history) play(t *testing.T) []string {

@@ -14,8 +14,8 @@ import (
 func (p *Provisioner) accepted(ctx context.Context, r *Record, since time.Time, m Message) (Disposition, bool, error) {
 	now := time.Now()
 	if !now.Before(r.Deadline) {
-		if r.Revision == 0 && m.Deliveries != 1 {
-			return p.lookLast(ctx, r, m)
+		if since := doubt(r, m); !since.IsZero() && (r.Sent > 0 || r.Revision == 0 && m.Deliveries != 1) {
+			return p.lookLast(ctx, r, m, since)
 		}
 		return Disposition{}, false, p.fail(ctx, r, p.deadlineOutcome(r, now))
 	}
@@ -52,8 +52,8 @@ func (p *Provisioner) accepted(ctx context.Context, r *Record, since time.Time, 
 			p.book.Forget(r.Key)
 			return wait(0, WaitShutdown, nil), true, nil //nolint:nilerr // handing back is the answer
 		}
-		if late(r, m) {
-			return p.lookFirst(ctx, r, m)
+		if since := doubt(r, m); !since.IsZero() {
+			return p.lookFirst(ctx, r, m, since)
 		}
 		return p.attempt(ctx, r, m)
 	case decision.Verdict == admission.Crowded:

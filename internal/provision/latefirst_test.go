@@ -184,3 +184,34 @@ func TestLateLookTakesItsTime(t *testing.T) {
 		}
 	})
 }
+
+// A server that HostUp lists only after the settle time is still found by
+// whatever look follows: the one before a call that had to wait, those after a
+// later call that was lost as well, and the last one at the deadline.
+func TestServerListedAfterTheSettleTime(t *testing.T) {
+	for name, tc := range map[string]struct {
+		second reply
+		limit  time.Duration
+		calls  int
+	}{
+		"BeforeTheNextCall":   {throttled(time.Hour), 0, 2},
+		"AfterTheNextLostOne": {lost(0, false), 0, 2},
+		"AtTheDeadline":       {throttled(time.Hour), 30 * time.Minute, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.inventory.lag = 15 * time.Minute
+				w.api.script = []reply{lost(0, true), tc.second}
+				m := order("a")
+				if tc.limit > 0 {
+					m.Request.Deadline = time.Now().Add(tc.limit)
+				}
+				w.worker().finish(m)
+				if e := w.end("a"); e.Servers != 1 || !e.Adopted || e.Creates != tc.calls {
+					t.Errorf("%+v, want one adopted server after %d calls", e, tc.calls)
+				}
+			})
+		})
+	}
+}

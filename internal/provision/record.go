@@ -159,6 +159,19 @@ func (r *Record) attempt() *Attempt {
 	return &r.Attempts[len(r.Attempts)-1]
 }
 
+// unprovedSince returns when the earliest attempt started that nobody answered,
+// zero when there is none. That it created nothing is known at best because its
+// server was not to be seen for a time.
+func (r *Record) unprovedSince() time.Time {
+	var since time.Time
+	for _, a := range r.Attempts {
+		if a.Verdict == VerdictUnknown && (since.IsZero() || a.StartedAt.Before(since)) {
+			since = a.StartedAt
+		}
+	}
+	return since
+}
+
 // begin appends the intent of the next attempt and turns the record to
 // creating.
 func (r *Record) begin(now time.Time, within time.Duration) {

@@ -118,7 +118,7 @@ func (p *Provisioner) decide(ctx context.Context, r *Record, d *Resolution) erro
 		r.State, r.VPSID = StateCreated, s.ID
 		r.Outcome = &Outcome{Kind: KindProvisioning, Billed: BilledYes, Adopted: true, OccurredAt: now}
 	case ResolveNotCreated:
-		f, err := p.look(ctx, r, r.attempt().StartedAt)
+		f, err := p.look(ctx, r, r.unprovedSince())
 		if err != nil {
 			return err
 		}

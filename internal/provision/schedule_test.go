@@ -39,6 +39,13 @@ func TestScheduleOfLooks(t *testing.T) {
 						relay(w, order("a"))
 					}
 					calls, looks := w.api.sent(), w.inventory.looked()
+					if n := len(looks); n > 0 && len(calls) == 2 {
+						// One more stands right before the second call.
+						if d := calls[1].At.Sub(looks[n-1].At); d != 0 {
+							t.Errorf("the look before the second call was %s old", d)
+						}
+						looks = looks[:n-1]
+					}
 					if len(calls) != 2 || len(looks) != tc.looks {
 						t.Fatalf("%d creates, %d looks; want 2, %d", len(calls), len(looks), tc.looks)
 					}

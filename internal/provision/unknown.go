@@ -29,7 +29,7 @@ func (p *Provisioner) unknown(ctx context.Context, r *Record) (Disposition, bool
 	// What a look shows is as old as its beginning.
 	elapsed := p.elapsed(r)
 	r.Search.Looks++
-	f, err := p.look(ctx, r, r.attempt().StartedAt)
+	f, err := p.look(ctx, r, r.unprovedSince())
 	if err != nil {
 		return p.lookFailed(ctx, r, err)
 	}
@@ -180,16 +180,24 @@ func (p *Provisioner) unknownOutcome(r *Record, detail string, now time.Time) *O
 // before it (design section 5).
 const lateAfter = time.Minute
 
-// late reports whether the ledger may have forgotten an earlier call of a
-// request that it knows no sent call of: brokers have lost writes they confirmed.
-func late(r *Record, m Message) bool {
-	return r.Sent == 0 && (m.Deliveries != 1 || time.Since(r.RequestedAt) > lateAfter)
+// doubt returns since when there may be a server of a request that is about to
+// be sent, zero when there can be none. An earlier call that nobody answered
+// was looked for, but HostUp may have listed its server later than the settle
+// time; and the ledger may have forgotten an earlier call of a request that it
+// knows no sent call of, for brokers have lost writes they confirmed.
+func doubt(r *Record, m Message) time.Time {
+	since := r.unprovedSince()
+	if since.IsZero() && r.Sent == 0 && (m.Deliveries != 1 || time.Since(r.RequestedAt) > lateAfter) {
+		since = r.RequestedAt
+	}
+	return since
 }
 
-// lookFirst looks before a late first call. When there is a server that might
-// be ours, the request goes the way of every unknown outcome.
-func (p *Provisioner) lookFirst(ctx context.Context, r *Record, m Message) (Disposition, bool, error) {
-	f, err := p.look(ctx, r, r.RequestedAt)
+// lookFirst looks before a call that comes late or after one that nobody
+// answered. When there is a server that might be ours, the request goes the
+// way of every unknown outcome.
+func (p *Provisioner) lookFirst(ctx context.Context, r *Record, m Message, since time.Time) (Disposition, bool, error) {
+	f, err := p.look(ctx, r, since)
 	if err != nil {
 		p.book.Forget(r.Key)
 		// Nothing is stored for it; the deliveries count.
@@ -207,14 +215,14 @@ func (p *Provisioner) lookFirst(ctx context.Context, r *Record, m Message) (Disp
 		// Looking took its time: the gate and the deadline come first again.
 		return Disposition{}, false, nil
 	}
-	return p.suspect(ctx, r, m)
+	return p.suspect(ctx, r, m, since)
 }
 
-// lookLast looks once more before a redelivered request of which the ledger
-// knows nothing is answered that nothing was bought: the ledger may have
-// forgotten.
-func (p *Provisioner) lookLast(ctx context.Context, r *Record, m Message) (Disposition, bool, error) {
-	f, err := p.look(ctx, r, r.RequestedAt)
+// lookLast looks once more before it is answered that nothing was bought: for a
+// request with an unanswered call, and for a redelivered one of which the
+// ledger knows nothing.
+func (p *Provisioner) lookLast(ctx context.Context, r *Record, m Message, since time.Time) (Disposition, bool, error) {
+	f, err := p.look(ctx, r, since)
 	switch now := time.Now(); {
 	case err != nil && ctx.Err() != nil:
 		return wait(0, WaitShutdown, nil), true, nil //nolint:nilerr // handing back is the answer
@@ -223,7 +231,7 @@ func (p *Provisioner) lookLast(ctx context.Context, r *Record, m Message) (Dispo
 		return Disposition{}, false, p.fail(ctx, r, p.unknownOutcome(r, "the deadline passed, and the look whether a server was bought failed: "+err.Error(), now))
 	case len(f.ours)+len(f.doubtful) > 0:
 		p.meter.looked(ctx, f)
-		return p.suspect(ctx, r, m)
+		return p.suspect(ctx, r, m, since)
 	default:
 		p.meter.looked(ctx, f)
 		return Disposition{}, false, p.fail(ctx, r, p.deadlineOutcome(r, now))
@@ -232,13 +240,13 @@ func (p *Provisioner) lookLast(ctx context.Context, r *Record, m Message) (Dispo
 
 // suspect treats a request that may have a server as if a call had been made
 // and its answer lost, with the name row taken.
-func (p *Provisioner) suspect(ctx context.Context, r *Record, m Message) (Disposition, bool, error) {
-	r.begin(r.RequestedAt, 0)
+func (p *Provisioner) suspect(ctx context.Context, r *Record, m Message, since time.Time) (Disposition, bool, error) {
+	r.begin(since, 0)
 	a := r.attempt()
 	a.EndedAt, a.Verdict = time.Now(), VerdictUnknown
-	a.Detail = "a server of this name and size was there before the first call that the ledger knows"
+	a.Detail = "a server of this name and size was there before the call was made"
 	r.State, r.Search = StateUnknown, &Search{}
-	p.log.WarnContext(ctx, "a late request found a server that may be its own", "key", r.Key, "name", r.Request.Name)
+	p.log.WarnContext(ctx, "a request found a server that may be its own before its call was made", "key", r.Key, "name", r.Request.Name)
 	err := p.ports.Ledger.Intend(context.WithoutCancel(ctx), r)
 	if _, taken := errors.AsType[*NameTakenError](err); taken {
 		return p.withdraw(ctx, r, m, err)

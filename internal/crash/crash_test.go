@@ -11,7 +11,7 @@
 // machine's. Without -rounds only the suite's own tests run.
 //
 // The files: plan_test.go draws a round, round_test.go runs it with the
-// processes of broker_test.go and workers_test.go, witness_test.go collects
+// processes of workers_test.go and internal/proctest, witness_test.go collects
 // what is known of it from outside, judge_test.go finds what is wrong with
 // that, and tally_test.go counts what was done.
 package crash
@@ -34,6 +34,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hostup/deploy-worker/internal/proctest"
 )
 
 // suite is what one call of the suite is asked for.
@@ -48,7 +50,7 @@ type suite struct {
 
 	out      io.Writer
 	dir      string // of everything that is built
-	children children
+	children proctest.Children
 }
 
 func TestMain(m *testing.M) {
@@ -86,7 +88,7 @@ func (s *suite) main() int {
 	}
 	s.dir = dir
 	defer os.RemoveAll(dir)
-	defer s.children.killAll()
+	defer s.children.KillAll()
 	err = s.build(ctx)
 	if err == nil {
 		err = s.refuses(ctx)

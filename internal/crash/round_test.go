@@ -14,6 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/hostup/deploy-worker/internal/proctest"
 	"github.com/hostup/deploy-worker/internal/simulator"
 )
 
@@ -28,7 +29,7 @@ type round struct {
 	unsafe string
 
 	dir     string
-	broker  *broker
+	broker  *proctest.Broker
 	sim     *simulator.Server
 	api     *httptest.Server
 	nc      *nats.Conn
@@ -93,7 +94,7 @@ func (r *round) begin() (err error) {
 	if r.dir, err = os.MkdirTemp(r.suite.dir, "round-"); err != nil {
 		return err
 	}
-	if r.broker, err = newBroker(r.suite, r.dir); err != nil {
+	if r.broker, err = proctest.StartBroker(&r.suite.children, r.suite.program("nats-server"), r.dir); err != nil {
 		return err
 	}
 	r.sim = simulator.New(simulator.Config{Seed: r.plan.seed, VisibilityLag: r.plan.lag, Faults: r.plan.rules})
@@ -105,7 +106,7 @@ func (r *round) begin() (err error) {
 			}
 		}
 	}
-	r.nc, err = nats.Connect(r.broker.url, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectBufSize(-1))
+	r.nc, err = nats.Connect(r.broker.URL, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectBufSize(-1))
 	if err != nil {
 		return err
 	}
@@ -126,14 +127,14 @@ func (r *round) end() {
 		proc := s.proc
 		s.mu.Unlock()
 		if proc != nil {
-			proc.kill()
+			proc.Kill()
 		}
 	}
 	if r.nc != nil {
 		r.nc.Close()
 	}
 	if r.broker != nil {
-		r.broker.stop()
+		r.broker.Stop()
 	}
 	if r.api != nil {
 		_ = r.sim.Close()
@@ -174,7 +175,7 @@ func (r *round) runScript(ctx context.Context) {
 }
 
 func (r *round) crashBroker(away time.Duration) {
-	if err := r.broker.crash(away); err != nil {
+	if err := r.broker.Crash(away); err != nil {
 		r.violate(harnessBroke, "", "restart the broker: "+err.Error())
 	}
 	r.mu.Lock()
@@ -284,10 +285,10 @@ func (r *round) report(out io.Writer) {
 		r.facts.tell(&b, keys)
 	}
 	for _, s := range r.slots {
-		fmt.Fprintf(&b, "--- the end of the log of %s, %d processes\n%s\n", s.name, s.starts, s.log.tail())
+		fmt.Fprintf(&b, "--- the end of the log of %s, %d processes\n%s\n", s.name, s.starts, s.log.Tail())
 	}
 	if r.brokerKills > 0 {
-		fmt.Fprintf(&b, "--- the end of the log of the broker\n%s\n", r.broker.tail())
+		fmt.Fprintf(&b, "--- the end of the log of the broker\n%s\n", r.broker.Tail())
 	}
 	_, _ = io.WriteString(out, b.String())
 }

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/hostup/deploy-worker/internal/proctest"
 )
 
 // Short forms of what a worker waits for. Nothing here is a deadline for the
@@ -24,7 +26,7 @@ const (
 
 func workerEnv(r *round) map[string]string {
 	return map[string]string{
-		"NATS_URL": r.broker.url, "HOSTUP_API_URL": r.api.URL + "/api/v2", "HOSTUP_API_TOKEN": "sim-token",
+		"NATS_URL": r.broker.URL, "HOSTUP_API_URL": r.api.URL + "/api/v2", "HOSTUP_API_TOKEN": "sim-token",
 		"HOSTUP_READ_TIMEOUT": "1s", "HOSTUP_CREATE_TIMEOUT": createTimeout.String(),
 		"WORKER_CONCURRENCY": fmt.Sprint(r.plan.concurrency), "WORKER_INLINE_WAIT": r.plan.inlineWait.String(),
 		"WORKER_PROVISION": "true", "WORKER_ACK_WAIT": "300ms", "WORKER_DEADLINE": "60s",
@@ -43,10 +45,10 @@ type slot struct {
 	round *round
 	name  string
 	runs  []string // what the next processes have armed
-	log   *logBook
+	log   *proctest.LogBook
 
 	mu        sync.Mutex
-	proc      *child
+	proc      *proctest.Child
 	finishing bool
 	announced bool // the process in place said that it ends itself
 	killed    bool // the suite killed it
@@ -58,7 +60,7 @@ var fired = regexp.MustCompile(`^failpoint: (kill|stop|term|delay)(?::(\S+))? at
 
 func newSlot(r *round, n int, runs []string) *slot {
 	s := &slot{round: r, name: fmt.Sprintf("worker %d", n+1), runs: runs}
-	s.log = &logBook{listen: s.hear}
+	s.log = &proctest.LogBook{Listen: s.hear}
 	return s
 }
 
@@ -89,17 +91,17 @@ func (s *slot) hear(line string) {
 
 // wakeUp continues a stopped process. It is told so more than once: the
 // announcement comes before the stop.
-func wakeUp(proc *child, after time.Duration) {
+func wakeUp(proc *proctest.Child, after time.Duration) {
 	for _, d := range []time.Duration{after, 100 * time.Millisecond, time.Second} {
-		if proc.ended(d) {
+		if proc.Ended(d) {
 			return
 		}
-		proc.signal(syscall.SIGCONT)
+		proc.Signal(syscall.SIGCONT)
 	}
 }
 
 // start begins the next process. It returns nil when the round is finishing.
-func (s *slot) start() (*child, error) {
+func (s *slot) start() (*proctest.Child, error) {
 	// Held while the process starts: its first line may be heard before the
 	// process is known otherwise.
 	s.mu.Lock()
@@ -119,7 +121,7 @@ func (s *slot) start() (*child, error) {
 	s.announced, s.killed = false, false
 	s.starts++
 	var err error
-	s.proc, err = s.round.suite.children.start(cmd, s.log)
+	s.proc, err = s.round.suite.children.Start(cmd, s.log)
 	return s.proc, err
 }
 
@@ -135,9 +137,9 @@ func (s *slot) keep(ctx context.Context) {
 			return
 		}
 		select {
-		case <-proc.done:
+		case <-proc.Done:
 		case <-ctx.Done():
-			proc.kill()
+			proc.Kill()
 			return
 		}
 		s.judgeEnd(proc)
@@ -147,11 +149,11 @@ func (s *slot) keep(ctx context.Context) {
 // judgeEnd reports a process that ended for no reason. A broker that goes away
 // while the streams are being made is one: the worker says so and ends, and
 // whoever runs it starts it again.
-func (s *slot) judgeEnd(proc *child) {
+func (s *slot) judgeEnd(proc *proctest.Child) {
 	s.mu.Lock()
 	killed, announced, finishing := s.killed, s.announced, s.finishing
 	s.mu.Unlock()
-	code, by := proc.cmd.ProcessState.ExitCode(), proc.killedBy()
+	code, by := proc.Cmd.ProcessState.ExitCode(), proc.KilledBy()
 	switch {
 	case killed, announced && by == syscall.SIGKILL:
 		return
@@ -168,7 +170,7 @@ func (s *slot) judgeEnd(proc *child) {
 		s.round.gaveUp.Add(1)
 		return
 	}
-	s.round.violate(workerBroke, "", fmt.Sprintf("%s ended by itself: %s", s.name, proc.cmd.ProcessState))
+	s.round.violate(workerBroke, "", fmt.Sprintf("%s ended by itself: %s", s.name, proc.Cmd.ProcessState))
 }
 
 // kill ends the process in place from outside.
@@ -177,7 +179,7 @@ func (s *slot) kill() {
 	proc := s.proc
 	if proc != nil && !s.finishing {
 		s.killed = true
-		proc.signal(syscall.SIGKILL)
+		proc.Signal(syscall.SIGKILL)
 	}
 	s.mu.Unlock()
 }
@@ -191,9 +193,9 @@ func (s *slot) finish() {
 	if proc == nil {
 		return
 	}
-	proc.signal(syscall.SIGTERM)
-	if !proc.ended(roundPatience) {
+	proc.Signal(syscall.SIGTERM)
+	if !proc.Ended(roundPatience) {
 		s.round.violate(workerBroke, "", s.name+" did not end after SIGTERM")
-		proc.kill()
+		proc.Kill()
 	}
 }

@@ -1,4 +1,4 @@
-package crash
+package proctest
 
 import "syscall"
 

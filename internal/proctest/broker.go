@@ -1,4 +1,4 @@
-package crash
+package proctest
 
 import (
 	"encoding/json"
@@ -16,22 +16,26 @@ import (
 // startPatience is how long a broker may take to listen.
 const startPatience = 60 * time.Second
 
-// broker is one nats-server process with a store of its own.
-type broker struct {
-	suite *suite
-	dir   string
-	port  string // "-1" until the first start chose one
-	proc  *child
-	url   string
+// Broker is one nats-server process with a store of its own.
+type Broker struct {
+	// URL is where it listens, the same after a restart.
+	URL string
+
+	children *Children
+	program  string
+	dir      string
+	port     string // "-1" until the first start chose one
+	proc     *Child
 }
 
-func newBroker(s *suite, dir string) (*broker, error) {
-	b := &broker{suite: s, dir: dir, port: "-1"}
+// StartBroker runs the program nats-server with its store in dir.
+func StartBroker(c *Children, program, dir string) (*Broker, error) {
+	b := &Broker{children: c, program: program, dir: dir, port: "-1"}
 	return b, b.start()
 }
 
 // start runs nats-server, on the port it had before.
-func (b *broker) start() error {
+func (b *Broker) start() error {
 	file := filepath.Join(b.dir, "nats.conf")
 	conf := fmt.Sprintf("listen: 127.0.0.1:%s\njetstream { store_dir: %q, max_file_store: 1G, max_memory_store: 256M }\n", b.port, b.dir)
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
@@ -39,7 +43,8 @@ func (b *broker) start() error {
 	}
 	deadline := time.Now().Add(startPatience)
 	for {
-		proc, err := b.suite.children.start(exec.Command(b.suite.program("nats-server"), "-c", file, "--ports_file_dir", b.dir), &logBook{})
+		cmd := exec.Command(b.program, "-c", file, "--ports_file_dir", b.dir) //nolint:gosec,noctx // the program that the suite has built, which ends by Kill
+		proc, err := b.children.Start(cmd, &LogBook{})
 		if err != nil {
 			return err
 		}
@@ -47,9 +52,9 @@ func (b *broker) start() error {
 			b.proc = proc
 			return nil
 		}
-		proc.kill()
+		proc.Kill()
 		if time.Now().After(deadline) {
-			return fmt.Errorf("nats-server does not listen: %w\n%s", err, proc.log.tail())
+			return fmt.Errorf("nats-server does not listen: %w\n%s", err, proc.Log.Tail())
 		}
 	}
 }
@@ -57,8 +62,8 @@ func (b *broker) start() error {
 var errEnded = errors.New("it ended, as if its port was taken")
 
 // listening waits for the file in which nats-server says where it listens.
-func (b *broker) listening(proc *child, deadline time.Time) error {
-	file := filepath.Join(b.dir, fmt.Sprintf("nats-server_%d.ports", proc.cmd.Process.Pid))
+func (b *Broker) listening(proc *Child, deadline time.Time) error {
+	file := filepath.Join(b.dir, fmt.Sprintf("nats-server_%d.ports", proc.Cmd.Process.Pid))
 	again := time.NewTicker(5 * time.Millisecond)
 	defer again.Stop()
 	for time.Now().Before(deadline) {
@@ -71,36 +76,37 @@ func (b *broker) listening(proc *child, deadline time.Time) error {
 				return err
 			}
 			b.port = u.Port()
-			b.url = "nats://" + net.JoinHostPort("127.0.0.1", b.port)
+			b.URL = "nats://" + net.JoinHostPort("127.0.0.1", b.port)
 			return nil
 		}
 		select {
 		case <-again.C:
-		case <-proc.done:
+		case <-proc.Done:
 			return errEnded
 		}
 	}
 	return errors.New("it took too long")
 }
 
-// crash kills nats-server and starts it again on the same store.
-func (b *broker) crash(away time.Duration) error {
-	b.proc.kill()
+// Crash kills nats-server and starts it again on the same store.
+func (b *Broker) Crash(away time.Duration) error {
+	b.proc.Kill()
 	t := time.NewTimer(away)
 	<-t.C
 	return b.start()
 }
 
-func (b *broker) stop() {
+// Stop kills nats-server for good.
+func (b *Broker) Stop() {
 	if b.proc != nil {
-		b.proc.kill()
+		b.proc.Kill()
 	}
 }
 
-// tail is the end of the broker's log.
-func (b *broker) tail() string {
+// Tail is the end of the broker's log.
+func (b *Broker) Tail() string {
 	if b.proc == nil {
 		return ""
 	}
-	return strings.TrimSpace(b.proc.log.tail())
+	return strings.TrimSpace(b.proc.Log.Tail())
 }

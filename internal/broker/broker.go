@@ -81,7 +81,13 @@ func (o Options) options() ([]nats.Option, error) {
 		// A publish while disconnected must fail at once: buffered, it would be
 		// stored after its caller has given it up for lost.
 		nats.ReconnectBufSize(-1),
-		nats.Timeout(5 * time.Second), nats.PingInterval(20 * time.Second), nats.MaxPingsOutstanding(2),
+		// A node that is cut off says nothing: only missing answers tell. Until
+		// then a worker can neither pull nor store, though other nodes could do
+		// both.
+		nats.Timeout(5 * time.Second), nats.PingInterval(5 * time.Second), nats.MaxPingsOutstanding(2),
+		// A busy worker fills the socket's buffer towards such a node, and the
+		// write that then blocks keeps the pings from being counted.
+		nats.FlusherTimeout(5 * time.Second), nats.ReconnectOnFlusherError(),
 		// Rotated credentials may be refused twice before the new ones are there.
 		nats.IgnoreAuthErrorAbort(),
 		nats.RetryOnFailedConnect(o.Wait),

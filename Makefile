@@ -34,12 +34,15 @@ FIRST ?= 1
 ROUNDS ?= 500
 CRASH_FLAGS ?=
 
+# For `make cluster`: -scenarios=leader,cut and -seed=N among others.
+CLUSTER_FLAGS ?=
+
 COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
 # All of what CI runs, in this order: what fails fast comes first.
-CHECKS := tools tidy-check vet lint proto-check generate-check build test crash-short test-container fuzz demo
+CHECKS := tools tidy-check vet lint proto-check generate-check build test crash-short test-container cluster-short fuzz demo
 
 # Sums over the files that git knows or would add, to see what a command changed.
 TREE := git ls-files -z --cached --others --exclude-standard | sort -zu | xargs -0 sha256sum 2>/dev/null || true
@@ -112,6 +115,14 @@ crash: ## Kill and stop real workers at every step, ROUNDS (500) times from SEED
 .PHONY: crash-short
 crash-short: ## Run a few rounds of the crash suite, and show that it can fail
 	go test -v -count=1 -timeout=0 ./internal/crash -rounds=20 -blind=3 $(CRASH_FLAGS)
+
+.PHONY: cluster
+cluster: ## Cut off, kill, pause and restart the nodes of a NATS cluster in containers, under load
+	go test -v -count=1 -timeout=0 ./internal/crash -cluster $(CLUSTER_FLAGS)
+
+.PHONY: cluster-short
+cluster-short: ## Kill a leader, cut off a node and stop two of three, once each
+	go test -v -count=1 -timeout=0 ./internal/crash -cluster -short $(CLUSTER_FLAGS)
 
 .PHONY: lint
 lint: tools ## Run golangci-lint, gofumpt and gci among others

@@ -10,10 +10,17 @@
 // violation, so SEED, FIRST and ROUNDS run it again; its timing is the
 // machine's. Without -rounds only the suite's own tests run.
 //
+// `make cluster` and `make cluster-short` ask the same of a cluster of three
+// nats-servers, workers and the simulator, all in containers, while nodes are
+// cut off, killed, paused, restarted and stopped.
+//
 // The files: plan_test.go draws a round, round_test.go runs it with the
 // processes of workers_test.go and internal/proctest, witness_test.go collects
 // what is known of it from outside, judge_test.go finds what is wrong with
-// that, and tally_test.go counts what was done.
+// that, and tally_test.go counts what was done. Of the cluster, clusterrun_test.go
+// is the run, scenario_test.go one scenario of it, acts_test.go what it does to
+// the nodes, load_test.go the requests meanwhile, cluster_test.go what they run
+// on, containers_test.go the containers, and api_test.go asks the simulator.
 package crash
 
 import (
@@ -48,6 +55,10 @@ type suite struct {
 	coverage  bool
 	unsafe    string
 
+	// Of the cluster scenarios.
+	cluster, short bool
+	scenarios      string
+
 	out      io.Writer
 	dir      string // of everything that is built
 	children proctest.Children
@@ -64,30 +75,33 @@ func TestMain(m *testing.M) {
 	flag.BoolVar(&s.race, "race-worker", false, "build the worker with the race detector")
 	flag.BoolVar(&s.coverage, "coverage", false, "fail when a failpoint was never reached or an action never taken at one")
 	flag.StringVar(&s.unsafe, "unsafe", "", "WORKER_FAILPOINTS_UNSAFE of all workers")
+	flag.BoolVar(&s.cluster, "cluster", false, "run the cluster scenarios in containers; with -short some of them, and shorter")
+	flag.StringVar(&s.scenarios, "scenarios", "", "names of the cluster scenarios to run, separated by commas; all unless set")
 	flag.Parse()
-	if s.rounds == 0 {
+	s.short = testing.Short()
+	switch {
+	case s.cluster:
+		os.Exit(s.clusterMain())
+	case s.rounds > 0:
+		os.Exit(s.main())
+	default:
 		os.Exit(m.Run())
 	}
-	os.Exit(s.main())
 }
 
 // main runs the suite and returns its exit code.
 func (s *suite) main() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if s.seed == 0 {
-		s.seed = uint64(rand.Uint32()) + 1
-	}
-	if s.first == 0 {
-		s.first = 1 + int(s.seed)%len(pairs())
-	}
-	dir, err := os.MkdirTemp("", "crash-")
+	err := s.drawSeed()
 	if err != nil {
 		s.printf("crash: %v\n", err)
 		return 1
 	}
-	s.dir = dir
-	defer os.RemoveAll(dir)
+	if s.first == 0 {
+		s.first = 1 + int(s.seed)%len(pairs())
+	}
+	defer os.RemoveAll(s.dir)
 	defer s.children.KillAll()
 	err = s.build(ctx)
 	if err == nil {
@@ -114,6 +128,16 @@ func (s *suite) main() int {
 		return 130
 	}
 	return code
+}
+
+// drawSeed draws the seed, unless one was given, and makes the directory of
+// what is built.
+func (s *suite) drawSeed() (err error) {
+	if s.seed == 0 {
+		s.seed = uint64(rand.Uint32()) + 1
+	}
+	s.dir, err = os.MkdirTemp("", "crash-")
+	return err
 }
 
 // mustFail shows that the suite can fail: workers that retry what they do not

@@ -24,6 +24,8 @@ const (
 	wrongServer     breach = "a server was announced that was not bought for the key"
 	unprovenCreate  breach = "a create followed one that was not proved to have created nothing"
 	workerBroke     breach = "a worker misbehaved"
+	workedAlone     breach = "work went on without a majority"
+	stoodStill      breach = "work stood still although a majority was there"
 	harnessBroke    breach = "the suite itself failed"
 	differentBilled breach = "an event says that nothing was billed, and something was"
 )
@@ -83,7 +85,9 @@ func (f *facts) judgeEvents(report reporter) {
 			report(wrongEventID, o.key, "%d ids", len(ids[o.key]))
 		}
 		delete(ids, o.key)
-		if unended([]order{o}, f.events, f.allowHeld) > 0 && (!f.allowHeld || !o.twin) {
+	}
+	for _, o := range unended(f.orders, f.events, f.allowHeld) {
+		if !f.allowHeld || !o.twin {
 			report(notEnded, o.key, "no outcome event")
 		}
 	}

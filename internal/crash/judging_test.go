@@ -164,3 +164,52 @@ func TestEveryPairHasItsTurn(t *testing.T) {
 		t.Errorf("%d of %d pairs have their turn in as many rounds", len(seen), len(pairs()))
 	}
 }
+
+func TestOnlyOneScenariosFactsAreItsOwn(t *testing.T) {
+	t.Parallel()
+	l := load{name: "cut"}
+	mine, other := l.order(7), (&load{name: "leader"}).order(7)
+	f := facts{
+		creates:  []simulator.Create{create(mine, 0, "201", true), create(other, 0, "201", true)},
+		invoices: []simulator.Invoice{invoice(mine, "v1"), invoice(other, "v2")},
+		events:   []event{told(mine, "provisioning", "v1"), told(other, "provisioning", "v2")},
+	}
+	got := f.only("cut-")
+	if len(got.creates) != 1 || len(got.invoices) != 1 || len(got.events) != 1 || got.creates[0].Name != mine.name {
+		t.Errorf("have %d creates, %d invoices, %d events, want the one of %s", len(got.creates), len(got.invoices), len(got.events), mine.name)
+	}
+	if len(f.creates) != 2 {
+		t.Error("what was chosen from has changed")
+	}
+}
+
+func TestLongestGapIsBetweenNeighbours(t *testing.T) {
+	t.Parallel()
+	at := func(s int64) time.Time { return time.Unix(s, 0) }
+	if got := longestGap([]time.Time{at(9), at(1), at(3), at(4)}); got != 5*time.Second {
+		t.Errorf("have %s, want 5s", got)
+	}
+	if got := longestGap(nil); got != 0 {
+		t.Errorf("have %s for nothing, want 0", got)
+	}
+}
+
+func TestScenariosAreChosen(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		names string
+		short bool
+		want  int // 0 is an error
+	}{
+		{"", false, len(scenarios)},
+		{"", true, 3},
+		{"cut,pause", true, 2},
+		{"cut,pauze", false, 0},
+		{",", false, 0},
+	} {
+		got, err := (&suite{scenarios: test.names, short: test.short}).chosen()
+		if (err != nil) != (test.want == 0) || err == nil && len(got) != test.want {
+			t.Errorf("%q, short %t: have %d, %v, want %d", test.names, test.short, len(got), err, test.want)
+		}
+	}
+}

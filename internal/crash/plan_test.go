@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -286,6 +287,21 @@ func (o order) plant(now time.Time) (simulator.VPS, bool) {
 		v.Status = "cancelled"
 	}
 	return v, true
+}
+
+// request is the body of the order's message. A deadline counts from now.
+func (o order) request() []byte {
+	request := map[string]any{
+		"idempotencyKey": o.key, "name": o.name, "cpuCores": o.cores, "memoryGb": o.memory, "storageGb": o.storage, "region": "stockholm",
+	}
+	if o.deadline > 0 {
+		request["deadline"] = time.Now().Add(o.deadline).Format(time.RFC3339Nano)
+	}
+	body, err := json.Marshal(request)
+	if err != nil {
+		panic(err)
+	}
+	return body
 }
 
 // String tells what was drawn, for the report of a violation.

@@ -2,7 +2,6 @@ package crash
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http/httptest"
@@ -185,25 +184,7 @@ func (r *round) crashBroker(away time.Duration) {
 
 // publish sends a copy of a request until the broker has it.
 func (r *round) publish(ctx context.Context, o order) {
-	request := map[string]any{
-		"idempotencyKey": o.key, "name": o.name, "cpuCores": o.cores, "memoryGb": o.memory, "storageGb": o.storage, "region": "stockholm",
-	}
-	if o.deadline > 0 {
-		request["deadline"] = time.Now().Add(o.deadline).Format(time.RFC3339Nano)
-	}
-	body, err := json.Marshal(request)
-	if err != nil {
-		panic(err)
-	}
-	again := time.NewTicker(20 * time.Millisecond)
-	defer again.Stop()
-	for !r.witness.publish(ctx, body) {
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			return
-		}
-	}
+	r.witness.send(ctx, o.request(), 20*time.Millisecond)
 }
 
 // await waits until every key has ended and every copy of a request has been
@@ -213,7 +194,7 @@ func (r *round) await(ctx context.Context) {
 	defer again.Stop()
 	for {
 		r.witness.poll(ctx)
-		if open := unended(r.plan.orders, r.witness.events, r.suite.allowHeld); open == 0 {
+		if open := unended(r.plan.orders, r.witness.events, r.suite.allowHeld); len(open) == 0 {
 			// The messages of what is held stay in the stream, nothing else.
 			waiting := len(r.plan.orders) - len(outcomes(r.witness.events))
 			if left, err := r.witness.requestsLeft(ctx); err == nil && left <= waiting {

@@ -36,6 +36,8 @@ type event struct {
 	Key  string `json:"-"`
 	Data string `json:"-"`
 
+	at time.Time // when it was stored
+
 	VPSID    string `json:"vpsId"`
 	Adopted  bool   `json:"adopted"`
 	Rejected bool   `json:"rejected"`
@@ -57,6 +59,21 @@ func (w *witness) publish(ctx context.Context, body []byte) bool {
 	defer cancel()
 	_, err := w.js.Publish(ctx, requestSubject, body)
 	return err == nil
+}
+
+// send publishes until the request is stored for sure, and reports whether it
+// was before ctx ended.
+func (w *witness) send(ctx context.Context, body []byte, pause time.Duration) bool {
+	again := time.NewTicker(pause)
+	defer again.Stop()
+	for !w.publish(ctx, body) {
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
 }
 
 // requestsLeft counts the messages that no worker has acked.
@@ -89,7 +106,7 @@ func (w *witness) poll(ctx context.Context) error {
 		}
 		e := event{
 			Kind: m.Subject[strings.LastIndexByte(m.Subject, '.')+1:], Data: string(m.Data),
-			ID: header(m.Header, "ce-id"), Key: header(m.Header, "ce-subject"),
+			ID: header(m.Header, "ce-id"), Key: header(m.Header, "ce-subject"), at: m.Time,
 		}
 		if err := json.Unmarshal(m.Data, &e); err != nil {
 			return err
@@ -117,9 +134,9 @@ func outcomes(events []event) map[string]event {
 	return found
 }
 
-// unended counts the keys without an outcome. Where holding is an end, a held
+// unended are the orders without an outcome. Where holding is an end, a held
 // request has ended, and so has whoever waits for its name.
-func unended(orders []order, events []event, allowHeld bool) int {
+func unended(orders []order, events []event, allowHeld bool) []order {
 	ended := outcomes(events)
 	heldNames := make(map[string]bool)
 	held := heldKeys(events)
@@ -128,13 +145,13 @@ func unended(orders []order, events []event, allowHeld bool) int {
 			heldNames[o.name] = true
 		}
 	}
-	n := 0
+	var open []order
 	for _, o := range orders {
 		if _, is := ended[o.key]; !is && (!allowHeld || !heldNames[o.name]) {
-			n++
+			open = append(open, o)
 		}
 	}
-	return n
+	return open
 }
 
 func heldKeys(events []event) map[string]bool {

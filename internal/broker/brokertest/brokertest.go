@@ -20,6 +20,9 @@
 // to use; without it the image is built from the nats-server module that go.mod
 // pins, so that no registry is needed.
 //
+// What it knows of Docker, such as images made of nothing but a program and the
+// removal of what killed runs left, serves other tests in containers too.
+//
 // The package is for tests only and must not be imported by any other code. It
 // imports no package of this module.
 package brokertest

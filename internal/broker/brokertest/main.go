@@ -1,32 +1,16 @@
 package brokertest
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"sync"
 
 	"github.com/nats-io/nats-server/v2/server"
-	tclog "github.com/testcontainers/testcontainers-go/log"
 	"go.uber.org/goleak"
 )
 
 // runner is what [Main] needs of a *testing.M.
 type runner interface {
 	Run() int
-}
-
-// ends holds what has to be undone when the test binary ends.
-var ends struct {
-	mu  sync.Mutex
-	fns []func() error
-}
-
-func onEnd(fn func() error) {
-	ends.mu.Lock()
-	defer ends.mu.Unlock()
-
-	ends.fns = append(ends.fns, fn)
 }
 
 // Main runs the tests of a package, ends the container if one was started, and
@@ -38,12 +22,6 @@ func onEnd(fn func() error) {
 // The ignores are for goroutines that a package starts once and never ends; a
 // leak that a test causes is to be mended, not ignored.
 func Main(m runner, ignores ...goleak.Option) int {
-	setDefault("TESTCONTAINERS_HOST_OVERRIDE", "127.0.0.1")
-	setDefault("TESTCONTAINERS_RYUK_DISABLED", "true")
-
-	// Nine lines about every container hide the one that matters.
-	tclog.SetDefault(tclog.NewNoopLogger())
-
 	shared.mu.Lock()
 	shared.managed = true
 	shared.mu.Unlock()
@@ -71,26 +49,8 @@ func Main(m runner, ignores ...goleak.Option) int {
 	return code
 }
 
-// setDefault leaves alone what the caller has set. Without these two values
-// testcontainers dials the default gateway when it runs in a container itself,
-// and wants an image that is only to be had from a registry.
-func setDefault(name, value string) {
-	if _, ok := os.LookupEnv(name); !ok {
-		if err := os.Setenv(name, value); err != nil {
-			panic("brokertest: " + err.Error())
-		}
-	}
-}
-
 func end() error {
-	ends.mu.Lock()
-	defer ends.mu.Unlock()
-
 	err := terminate(shared.container)
-
-	for _, fn := range ends.fns {
-		err = errors.Join(err, fn())
-	}
 
 	shared.mu.Lock()
 	defer shared.mu.Unlock()

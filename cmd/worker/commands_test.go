@@ -282,7 +282,7 @@ func TestSetup(t *testing.T) {
 		t.Fatal(err)
 	}
 	dry = command(t, w.env, "setup", "--dry-run")
-	for _, want := range []string{"update", "max_msg_size", "1048576 -> 524288", "max_ack_pending", "1 -> 10000"} {
+	for _, want := range []string{"update", "max_msg_size", "1048576 -> 524288", "max_ack_pending", "1 -> 100000"} {
 		if !strings.Contains(dry.out, want) {
 			t.Errorf("the dry run does not say %q:\n%s", want, dry.out)
 		}
@@ -316,7 +316,7 @@ func TestSetup(t *testing.T) {
 	if c, err = w.js.Consumer(t.Context(), "DEPLOY", "deploy-worker"); err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "max ack pending", c.CachedInfo().Config.MaxAckPending, 10_000)
+	equal(t, "max ack pending", c.CachedInfo().Config.MaxAckPending, 100_000)
 }
 
 // The simulator as a process answers what is documented.

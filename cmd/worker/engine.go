@@ -90,7 +90,7 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 		return nil, err
 	}
 	e.consumer, err = consumer.New(consumer.Config{
-		Stream: s.Stream, Consumer: s.Consumer,
+		Stream: s.Stream, Consumer: s.Consumer, Batches: s.topology().BatchConsumer(),
 		DeadSubject: s.topology().DeadSubject(), DeadStream: s.DeadStream,
 		Concurrency: s.Concurrency, DrainTimeout: s.DrainTimeout,
 	}, consumer.Ports{

@@ -49,7 +49,8 @@ func apply(t *testing.T, top broker.Topology, js jetstream.JetStream) {
 
 func all(a broker.Action) map[string]broker.Action {
 	return map[string]broker.Action{
-		"stream DEPLOY": a, "stream DEPLOY_EVENTS": a, "stream DEPLOY_DEAD": a, "bucket deploy-ledger": a, "consumer deploy-worker": a,
+		"stream DEPLOY": a, "stream DEPLOY_EVENTS": a, "stream DEPLOY_DEAD": a, "bucket deploy-ledger": a,
+		"consumer deploy-worker": a, "consumer deploy-worker-batch": a,
 	}
 }
 
@@ -123,7 +124,7 @@ func TestDriftIsNamedAndMendedAndChoicesStay(t *testing.T) {
 		"DEPLOY":        {"discard: DiscardOld -> DiscardNew"},
 		"DEPLOY_EVENTS": {"duplicate_window: 1m0s -> 1h0m0s"},
 		"deploy-ledger": {"max_age: 1h0m0s -> 720h0m0s", "allow_direct: true -> false"},
-		"deploy-worker": {"ack_wait: 1s -> 30s", "max_deliver: 3 -> -1", "max_ack_pending: 1000 -> 10000", "backoff: [1s 2s] -> []"},
+		"deploy-worker": {"ack_wait: 1s -> 30s", "max_deliver: 3 -> -1", "max_ack_pending: 1000 -> 100000", "backoff: [1s 2s] -> []"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("drift (-want +got):\n%s", diff)
@@ -133,7 +134,7 @@ func TestDriftIsNamedAndMendedAndChoicesStay(t *testing.T) {
 		t.Errorf("plan after mending (-want +got):\n%s", diff)
 	}
 	for name, check := range map[string]func(jetstream.StreamConfig) bool{
-		"DEPLOY":        func(c jetstream.StreamConfig) bool { return c.MaxMsgs == 1000 && len(c.Subjects) == 2 },
+		"DEPLOY":        func(c jetstream.StreamConfig) bool { return c.MaxMsgs == 1000 && len(c.Subjects) == 3 },
 		"DEPLOY_EVENTS": func(c jetstream.StreamConfig) bool { return c.MaxAge == 48*time.Hour },
 	} {
 		s, err := js.Stream(t.Context(), name)
@@ -204,8 +205,57 @@ func TestMissingIsOnlyWhatDoesNotExist(t *testing.T) {
 	}
 	want := all(broker.Keep)
 	want["stream DEPLOY"] = broker.Update
+	// Its subject is not in the stream: the broker would refuse it.
+	want["consumer deploy-worker-batch"] = broker.Create
 	if diff := cmp.Diff(want, actions(t, top, js)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// What an earlier version set up is completed by setup, and --provision leaves
+// alone what it could only make after changing something.
+func TestBatchesAreAddedToAnEarlierSetUp(t *testing.T) {
+	t.Parallel()
+	for name, earlier := range map[string]struct {
+		subjects []string
+		filter   string
+		made     bool
+	}{
+		"earlier version":     {[]string{"deploy.requested"}, "deploy.requested", false},
+		"a consumer of all":   {[]string{"deploy.requested", "deploy.requested.batch"}, "", false},
+		"a pattern over both": {[]string{"deploy.requested.>", "deploy.requested"}, "deploy.requested", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, js := brokertest.Connect(t, brokertest.Start(t))
+			if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "DEPLOY", Subjects: earlier.subjects, Retention: jetstream.WorkQueuePolicy}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := js.CreateConsumer(t.Context(), "DEPLOY", jetstream.ConsumerConfig{
+				Durable: "deploy-worker", AckPolicy: jetstream.AckExplicitPolicy, FilterSubject: earlier.filter, MaxAckPending: 10_000,
+			}); err != nil {
+				t.Fatal(err)
+			}
+			top := topology()
+			plan, err := top.Plan(t.Context(), js)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := broker.Apply(t.Context(), broker.Missing(plan)); err != nil {
+				t.Fatalf("--provision: %v", err)
+			}
+			_, err = js.Consumer(t.Context(), "DEPLOY", "deploy-worker-batch")
+			if made := err == nil; made != earlier.made {
+				t.Errorf("--provision made the consumer of the batches: %t, %v", made, err)
+			}
+			if missing, err := top.MissingStores(t.Context(), js); err != nil || len(missing) > 0 {
+				t.Errorf("missing: %q, %v", missing, err)
+			}
+			apply(t, top, js)
+			if diff := cmp.Diff(all(broker.Keep), actions(t, top, js)); diff != "" {
+				t.Errorf("plan after setup (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

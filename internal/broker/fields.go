@@ -10,6 +10,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// The settings that say who takes which subject.
+const (
+	fieldSubjects = "subjects"
+	fieldFilter   = "filter_subject"
+)
+
 // streamSettings are the settings of a stream that the worker relies on, and
 // no others: what else an operator has set stays as it is.
 var streamSettings = []struct {
@@ -18,7 +24,7 @@ var streamSettings = []struct {
 	set  func(have *jetstream.StreamConfig, want jetstream.StreamConfig)
 }{
 	{
-		"subjects",
+		fieldSubjects,
 		func(c jetstream.StreamConfig) string {
 			return strings.Join(slices.Sorted(slices.Values(c.Subjects)), " ")
 		},
@@ -103,7 +109,7 @@ func merged(have, want jetstream.StreamConfig) jetstream.StreamConfig {
 func consumerFields(have, want jetstream.ConsumerConfig) []Field {
 	show := func(c jetstream.ConsumerConfig) [][2]string {
 		return [][2]string{
-			{"filter_subject", c.FilterSubject},
+			{fieldFilter, c.FilterSubject},
 			{"ack_policy", c.AckPolicy.String()},
 			{"deliver_policy", c.DeliverPolicy.String()},
 			{"ack_wait", duration(c.AckWait)},

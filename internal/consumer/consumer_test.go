@@ -24,6 +24,12 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(brokertest.Main(m)) }
 
+// The subjects of single orders and of batches.
+const (
+	subject = "deploy.requested"
+	batches = "deploy.requested.batch"
+)
+
 // patience bounds waiting for what must happen; reaching it is a failure.
 const patience = 20 * time.Second
 
@@ -55,35 +61,42 @@ func (h *handler) deliveries(key string) int {
 
 // rig is a broker with the worker's streams and one consumer on it.
 type rig struct {
-	t    *testing.T
+	t    testing.TB
 	srv  *brokertest.Server
 	js   jetstream.JetStream
 	gate *provision.Gate
 	h    *handler
+	logs *logs
 	c    *consumer.Consumer
 }
 
-func newRig(t *testing.T, ackWait time.Duration, concurrency int, opts ...brokertest.Option) *rig {
+func newRig(t testing.TB, ackWait time.Duration, concurrency int, opts ...brokertest.Option) *rig {
 	t.Helper()
 	srv := brokertest.Start(t, opts...)
 	_, js := brokertest.Connect(t, srv)
-	r := &rig{t: t, srv: srv, js: js, gate: provision.NewGate(), h: &handler{}}
+	r := &rig{t: t, srv: srv, js: js, gate: provision.NewGate(), h: &handler{}, logs: &logs{}}
 	r.h.reply = func(context.Context, provision.Message) provision.Disposition { return provision.Disposition{} }
 	for _, s := range []jetstream.StreamConfig{
-		{Name: "DEPLOY", Subjects: []string{"deploy.requested"}, Retention: jetstream.WorkQueuePolicy},
+		{Name: "DEPLOY", Subjects: []string{subject, batches}, Retention: jetstream.WorkQueuePolicy},
 		{Name: "DEPLOY_DEAD", Subjects: []string{"deploy.dead"}, Duplicates: time.Hour},
 	} {
 		if _, err := js.CreateStream(t.Context(), s); err != nil {
 			t.Fatalf("create %s: %v", s.Name, err)
 		}
 	}
-	r.makeConsumer(ackWait)
-	var err error
-	r.c, err = consumer.New(consumer.Config{
-		Stream: "DEPLOY", Consumer: "worker", DeadSubject: "deploy.dead", DeadStream: "DEPLOY_DEAD",
-		Concurrency: concurrency, DrainTimeout: patience,
+	r.makeConsumer("worker", ackWait, subject)
+	r.c = r.consumer(concurrency, patience, r.h)
+	return r
+}
+
+// consumer is the one under test.
+func (r *rig) consumer(concurrency int, drain time.Duration, h consumer.Handler) *consumer.Consumer {
+	r.t.Helper()
+	c, err := consumer.New(consumer.Config{
+		Stream: "DEPLOY", Consumer: "worker", Batches: "worker-batch", DeadSubject: "deploy.dead", DeadStream: "DEPLOY_DEAD",
+		Concurrency: concurrency, DrainTimeout: drain,
 	}, consumer.Ports{
-		JetStream: js, Handler: r.h, Gate: r.gate, Log: slog.New(slog.DiscardHandler),
+		JetStream: r.js, Handler: h, Gate: r.gate, Log: slog.New(slog.NewTextHandler(r.logs, nil)),
 		Tracer: noop.NewTracerProvider().Tracer(""), Meter: noopmetric.NewMeterProvider().Meter(""),
 		Decode: func(_ nats.Header, data []byte) provision.Message {
 			if string(data) == "decoder panics" {
@@ -93,15 +106,35 @@ func newRig(t *testing.T, ackWait time.Duration, concurrency int, opts ...broker
 		},
 	})
 	if err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
-	return r
+	return c
 }
 
-func (r *rig) makeConsumer(ackWait time.Duration) {
+// logs keeps what the consumer logs.
+type logs struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logs) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *logs) count(what string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.text.String(), what)
+}
+
+// makeConsumer makes a durable with room for all that a test lets wait.
+func (r *rig) makeConsumer(name string, ackWait time.Duration, subjects ...string) {
 	r.t.Helper()
 	if _, err := r.js.CreateConsumer(context.Background(), "DEPLOY", jetstream.ConsumerConfig{
-		Durable: "worker", AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait, MaxDeliver: -1,
+		Durable: name, AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait, MaxDeliver: -1,
+		FilterSubjects: subjects, MaxAckPending: 100_000,
 	}); err != nil {
 		r.t.Fatalf("create the consumer: %v", err)
 	}
@@ -127,15 +160,21 @@ func (r *rig) start() (stop func() error) {
 
 func (r *rig) publish(bodies ...string) {
 	r.t.Helper()
+	r.publishTo(subject, bodies...)
+}
+
+func (r *rig) publishTo(subject string, bodies ...string) {
+	r.t.Helper()
 	for _, b := range bodies {
-		if _, err := r.js.Publish(context.Background(), "deploy.requested", []byte(b)); err != nil {
+		if _, err := r.js.PublishAsync(subject, []byte(b)); err != nil {
 			r.t.Fatalf("publish: %v", err)
 		}
 	}
+	<-r.js.PublishAsyncComplete()
 }
 
 // eventually polls until ok or patience ends.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -452,29 +491,13 @@ func TestDrainTimeoutIsAnError(t *testing.T) {
 		<-hang
 		return provision.Disposition{}
 	}
-	r.c = r.with(t, 20*time.Millisecond)
+	r.c = r.consumer(1, 20*time.Millisecond, r.h)
 	stop := r.start()
 	r.publish("a")
 	<-begun
 	if err := stop(); !errors.Is(err, consumer.ErrDrain) {
 		t.Errorf("Run = %v, want ErrDrain", err)
 	}
-}
-
-// with is the rig's consumer with another drain timeout.
-func (r *rig) with(t *testing.T, drain time.Duration) *consumer.Consumer {
-	t.Helper()
-	c, err := consumer.New(consumer.Config{
-		Stream: "DEPLOY", Consumer: "worker", DeadSubject: "deploy.dead", DeadStream: "DEPLOY_DEAD", Concurrency: 1, DrainTimeout: drain,
-	}, consumer.Ports{
-		JetStream: r.js, Handler: r.h, Gate: r.gate, Log: slog.New(slog.DiscardHandler),
-		Tracer: noop.NewTracerProvider().Tracer(""), Meter: noopmetric.NewMeterProvider().Meter(""),
-		Decode: func(nats.Header, []byte) provision.Message { return provision.Message{} },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
 }
 
 func TestMissingConsumerIsAnAnswer(t *testing.T) {
@@ -498,7 +521,7 @@ func TestConsumerDeletedAndMadeAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the loss to be noticed", func() bool { return !r.c.Bound() })
-	r.makeConsumer(time.Minute)
+	r.makeConsumer("worker", time.Minute, subject)
 	r.publish("b")
 	eventually(t, "the second message", func() bool { return r.h.deliveries("b") == 1 })
 }

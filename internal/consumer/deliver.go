@@ -17,20 +17,25 @@ import (
 )
 
 // deliver takes one delivery from the broker to its answer.
-func (c *Consumer) deliver(ctx context.Context, m jetstream.Msg) {
+func (l *lane) deliver(ctx context.Context, m jetstream.Msg) {
 	if ctx.Err() != nil {
-		// Pulled while shutting down: nothing was begun.
-		c.answer(ctx, m, provision.Disposition{Action: provision.Retry, Result: provision.ResultWaiting, Reason: provision.WaitShutdown})
+		l.handBack(ctx, m)
 		return
 	}
-	c.meter.inWork(ctx, 1)
-	defer c.meter.inWork(ctx, -1)
-	c.answer(ctx, m, c.handle(ctx, m))
+	l.c.meter.inWork(ctx, 1)
+	defer l.c.meter.inWork(ctx, -1)
+	l.c.answer(ctx, m, l.handle(ctx, m))
+}
+
+// handBack returns what was pulled while shutting down: nothing was begun.
+func (l *lane) handBack(ctx context.Context, m jetstream.Msg) {
+	l.inHand.remove(m)
+	l.c.answer(ctx, m, provision.Disposition{Action: provision.Retry, Result: provision.ResultWaiting, Reason: provision.WaitShutdown})
 }
 
 // handle reads the message and gives it to the core, under a span that goes on
 // with the requester's trace. It is the one place that recovers a panic.
-func (c *Consumer) handle(ctx context.Context, m jetstream.Msg) (d provision.Disposition) {
+func (l *lane) handle(ctx context.Context, m jetstream.Msg) (d provision.Disposition) {
 	meta, err := m.Metadata()
 	if err != nil {
 		// Only a message that did not come from a consumer has none.
@@ -38,23 +43,24 @@ func (c *Consumer) handle(ctx context.Context, m jetstream.Msg) (d provision.Dis
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			d = c.panicked(ctx, meta, p)
+			d = l.c.panicked(ctx, meta, p)
 		}
 	}()
-	msg := c.ports.Decode(m.Headers(), m.Data())
+	msg := l.c.ports.Decode(m.Headers(), m.Data())
 	msg.Stream, msg.Sequence = meta.Stream, meta.Sequence.Stream
 	msg.StoredAt, msg.Deliveries = meta.Timestamp, meta.NumDelivered
-	parent, opts := c.span(ctx, m, msg)
-	ctx, span := c.ports.Tracer.Start(parent, "process "+m.Subject(), opts...)
+	msg.Waiting, msg.Queued = int(l.crowd.waiting.Load()), int(l.crowd.queued.Load())
+	parent, opts := l.span(ctx, m, msg)
+	ctx, span := l.c.ports.Tracer.Start(parent, "process "+m.Subject(), opts...)
 	defer span.End()
-	d = c.ports.Handler.Handle(ctx, msg)
+	d = l.c.ports.Handler.Handle(ctx, msg)
 	span.SetAttributes(attribute.String("hostup_worker.result", string(d.Result)), attribute.String("hostup_worker.reason", d.Reason))
 	if d.Err != nil {
 		span.RecordError(d.Err)
 		span.SetStatus(codes.Error, d.Reason)
 	}
-	c.panics.forget(meta.Sequence.Stream)
-	c.log(ctx, msg, d)
+	l.c.panics.forget(meta.Sequence.Stream)
+	l.c.log(ctx, msg, d)
 	return d
 }
 
@@ -62,7 +68,7 @@ func (c *Consumer) handle(ctx context.Context, m jetstream.Msg) (d provision.Dis
 // child of the creation context and linked to it; a redelivery may come hours
 // later and is linked only, so that no trace is endless (the messaging
 // conventions allow both).
-func (c *Consumer) span(ctx context.Context, m jetstream.Msg, msg provision.Message) (context.Context, []trace.SpanStartOption) {
+func (l *lane) span(ctx context.Context, m jetstream.Msg, msg provision.Message) (context.Context, []trace.SpanStartOption) {
 	carrier := propagation.MapCarrier{"traceparent": msg.Trace.Parent, "tracestate": msg.Trace.State}
 	remote := propagation.TraceContext{}.Extract(ctx, carrier)
 	var links []trace.Link
@@ -77,7 +83,7 @@ func (c *Consumer) span(ctx context.Context, m jetstream.Msg, msg provision.Mess
 		attribute.String("messaging.operation.name", "process"),
 		attribute.String("messaging.operation.type", "process"),
 		attribute.String("messaging.destination.name", m.Subject()),
-		attribute.String("messaging.consumer.group.name", c.cfg.Consumer),
+		attribute.String("messaging.consumer.group.name", l.name),
 		attribute.Int("messaging.message.body.size", len(m.Data())),
 		attribute.String("messaging.nats.stream", msg.Stream),
 		attribute.Int64("messaging.nats.stream.sequence", int64(msg.Sequence)),

@@ -159,7 +159,7 @@ func TestAsyncAPIOperations(t *testing.T) {
 			}
 		}
 	}
-	want := map[string]string{"deploy.requested": "receive", "deploy.dead": "send"}
+	want := map[string]string{"deploy.requested": "receive", "deploy.requested.batch": "receive", "deploy.dead": "send"}
 	for _, k := range []provision.Kind{provision.KindProvisioning, provision.KindFailed, provision.KindHeld} {
 		want["deploy."+string(k)] = "send"
 	}

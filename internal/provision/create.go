@@ -33,8 +33,9 @@ func (p *Provisioner) accepted(ctx context.Context, r *Record, since time.Time, 
 		return p.wrongRegion(ctx, r, m, RegionFault(r.Request.Region, facts.Regions))
 	}
 	decision := p.book.Admit(r.Key, facts, r.Request.Resources())
-	if decision.Verdict != admission.Admit && facts.AskedAt.Before(since) {
-		// Nobody is refused on facts from before the request was looked at.
+	if decision.Verdict != admission.Admit && !p.cfg.LimitWait && facts.AskedAt.Before(since) {
+		// Nobody is refused on facts from before the request was looked at. Who
+		// only waits does not read the account for each of thousands.
 		if facts, err = p.facts(ctx, since); err != nil {
 			return p.unreadable(ctx, r, err)
 		}

@@ -32,15 +32,19 @@ func (p *Provisioner) drive(ctx context.Context, r *Record, inHand *budget, m Me
 		}
 		d.Attempts, d.VPSID = r.Sent, r.VPSID
 		d.After = p.untilDeadline(r, d.After)
+		known := d
+		if r.State == StateAccepted && paceable(d.Reason) {
+			d.After = p.untilDeadline(r, paced(d.After, m.Waiting))
+		}
 		// A person's decision is in the ledger, not in this hand.
-		if err == nil && d.After <= inHand.left && d.Reason != WaitHeld {
+		if err == nil && d.After <= inHand.left && d.Reason != WaitHeld && !crowded(d.Reason, m.Queued) {
 			inHand.left -= d.After
 			if p.sleep(ctx, d.After) {
 				continue
 			}
 			return wait(0, WaitShutdown, context.Cause(ctx)), nil
 		}
-		return d, p.remember(ctx, r, d)
+		return d, p.remember(ctx, r, known)
 	}
 }
 

@@ -47,6 +47,12 @@ type Message struct {
 	StoredAt time.Time
 	// Deliveries counts this delivery: 1 for the first.
 	Deliveries uint64
+	// Waiting is how many requests wait where this one came from, as far as is
+	// known: the more there are, the more slowly each is asked about.
+	Waiting int
+	// Queued is how many there are besides those in hand, waiting or new: what
+	// a slot could be used for instead of waiting in it.
+	Queued int
 }
 
 // Defect is why a message cannot be handled as a request.

@@ -1,0 +1,4 @@
+package provision
+
+// Paced is paced.
+var Paced = paced

@@ -39,7 +39,8 @@ const cores = 2
 
 func newHall(t testing.TB) *hall {
 	t.Helper()
-	w := &hall{rig: newRig(t, time.Minute, 16), bought: make(map[string]int), told: make(map[string]int)}
+	// A short ack wait: a nak that meets a stopped broker is lost.
+	w := &hall{rig: newRig(t, 5*time.Second, 16), bought: make(map[string]int), told: make(map[string]int)}
 	if _, err := w.js.CreateStream(t.Context(), jetstream.StreamConfig{
 		Name: "KV_ledger", Subjects: []string{"$KV.ledger.>"}, MaxMsgsPerSubject: 1, AllowRollup: true, DenyDelete: true,
 		Discard: jetstream.DiscardNew, AllowMsgTTL: true, SubjectDeleteMarkerTTL: time.Minute,

@@ -106,6 +106,7 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 func (e *engine) newSweeper() *consumer.Sweeper {
 	return consumer.NewSweeper(consumer.SweepPorts{
 		JetStream: e.js, Load: e.book.LoadHash, Resume: e.core.Resume, Log: e.log,
+		OpenNames: e.core.OpenNames, Mend: e.book.Mend,
 		Unfinished: func(ctx context.Context, each func(consumer.Unfinished)) error {
 			return e.book.Scan(ctx, func(a provision.Audited) {
 				if a.State != provision.StateDone {
@@ -131,6 +132,13 @@ func (e *engine) run(ctx context.Context) error {
 		defer close(polled)
 		e.pollKey(watching, keys)
 	}()
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		e.book.Watch(watching, ledger.Watch{Name: e.core.NameChanged, Broken: func(err error) {
+			e.log.WarnContext(watching, "the ledger's changes cannot be followed; room is shared less well until they can", "error", err)
+		}})
+	}()
 	swept := make(chan struct{})
 	go func() {
 		defer close(swept)
@@ -146,7 +154,7 @@ func (e *engine) run(ctx context.Context) error {
 		err = e.consumer.Run(ctx)
 	}
 	stopWatching()
-	for _, ended := range []chan struct{}{watched, polled, swept, audited} {
+	for _, ended := range []chan struct{}{watched, polled, told, swept, audited} {
 		<-ended
 	}
 	rest, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)

@@ -75,7 +75,7 @@ func TestBook(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := admission.NewBook()
+			b := newBook()
 			tc.before(b)
 			if got := b.Admit("me", tc.facts, ask); got.Verdict != tc.want {
 				t.Errorf("%s: got %+v, want verdict %d", tc.reason, got, tc.want)
@@ -88,7 +88,7 @@ func TestBook(t *testing.T) {
 func TestBookUnderContention(t *testing.T) {
 	t.Parallel()
 	const places, askers = 7, 64
-	b := admission.NewBook()
+	b := newBook()
 	var admitted atomic.Int64
 	var wg sync.WaitGroup
 	for i := range askers {
@@ -109,4 +109,11 @@ func TestBookUnderContention(t *testing.T) {
 	if d := b.Admit("late", slots(places, asked.Add(time.Hour)), room(2, 4, 80, 1)); d.Verdict != admission.Admit {
 		t.Errorf("newer facts: got %+v", d)
 	}
+}
+
+// settle is how long a row reserves room beside newer facts.
+const settle = 10 * time.Minute
+
+func newBook() *admission.Book {
+	return admission.NewBook(settle, func(key string) string { return key })
 }

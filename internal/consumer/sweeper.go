@@ -32,12 +32,17 @@ type SweepPorts struct {
 	Load func(ctx context.Context, hash string) (*provision.Record, error)
 	// Resume drives one.
 	Resume func(ctx context.Context, key string) provision.Disposition
-	Log    *slog.Logger
+	// OpenNames lists the name rows that this process has seen open and
+	// unchanged for so long; Mend closes one whose owner has no use for it.
+	OpenNames func(quiet time.Duration) []string
+	Mend      func(ctx context.Context, hash string) (bool, error)
+	Log       *slog.Logger
 }
 
 // Sweeper drives requests whose message is gone from the stream: a purge, a
 // stream made anew, a dead letter by panic, an ack that outran its outcome.
-// Their record is all that is left of them. It is safe beside any number of
+// Their record is all that is left of them. It also gives back names that their
+// owner did not: an open row reserves room for the whole fleet. It is safe beside any number of
 // workers and sweepers: the ledger decides who moves a record.
 type Sweeper struct {
 	ports SweepPorts
@@ -59,6 +64,11 @@ func (s *Sweeper) Run(ctx context.Context) {
 			s.ports.Log.WarnContext(ctx, "looking for requests without a message was interrupted", "error", err)
 		} else if n > 0 {
 			s.ports.Log.InfoContext(ctx, "requests whose message was gone were driven on", "requests", n)
+		}
+		if n, err := s.SweepNames(ctx); err != nil && ctx.Err() == nil {
+			s.ports.Log.WarnContext(ctx, "looking for names that were not given back was interrupted", "error", err)
+		} else if n > 0 {
+			s.ports.Log.InfoContext(ctx, "names that were not given back are free again", "names", n)
 		}
 	}
 }
@@ -92,6 +102,23 @@ func (s *Sweeper) Sweep(ctx context.Context) (int, error) {
 	}
 	err = work.Wait()
 	return int(driven.Load()), err
+}
+
+// SweepNames gives back the names that have been open for long and whose owner
+// is not between intent and result. It returns how many those were.
+func (s *Sweeper) SweepNames(ctx context.Context) (int, error) {
+	mended := 0
+	var errs []error
+	for _, hash := range s.ports.OpenNames(s.Quiet) {
+		if ctx.Err() != nil {
+			break
+		}
+		did, err := s.ports.Mend(ctx, hash)
+		if errs = append(errs, err); did {
+			mended++
+		}
+	}
+	return mended, errors.Join(errs...)
 }
 
 // drive drives one request if its message is gone.

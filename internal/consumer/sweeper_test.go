@@ -89,3 +89,35 @@ func TestSweepReportsWhatItCannotRead(t *testing.T) {
 		t.Errorf("Sweep = %v", err)
 	}
 }
+
+// One row that cannot be mended does not keep the others.
+func TestSweepNames(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("no leader")
+	var asked []string
+	sweeper := consumer.NewSweeper(consumer.SweepPorts{
+		Log: slog.New(slog.DiscardHandler),
+		OpenNames: func(quiet time.Duration) []string {
+			if quiet != time.Minute {
+				t.Errorf("rows open for %s are asked for", quiet)
+			}
+			return []string{"broken", "left", "in use"}
+		},
+		Mend: func(_ context.Context, hash string) (bool, error) {
+			asked = append(asked, hash)
+			if hash == "broken" {
+				return false, broken
+			}
+			return hash == "left", nil
+		},
+	}, time.Hour, time.Minute)
+	n, err := sweeper.SweepNames(t.Context())
+	if n != 1 || !errors.Is(err, broken) || len(asked) != 3 {
+		t.Errorf("SweepNames = %d, %v after asking for %q", n, err, asked)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if n, err := sweeper.SweepNames(ctx); n != 0 || err != nil || len(asked) != 3 {
+		t.Errorf("SweepNames at the end = %d, %v", n, err)
+	}
+}

@@ -45,11 +45,12 @@ type write struct {
 	label label
 }
 
-// label is kept beside the data of a record.
+// label is kept beside the data of a record or of a name row.
 type label struct {
 	state provision.State
 	name  string
 	vpsID string
+	row   *provision.NameRow // its Revision is the cell's
 }
 
 // store is what a KV must offer. start sends a write and returns how to wait
@@ -59,8 +60,26 @@ type label struct {
 type store interface {
 	get(ctx context.Context, key string) (cell, error)
 	start(ctx context.Context, w write) (finish func() (uint64, error))
+	survey
+}
+
+// survey is what a store tells of many cells at once.
+type survey interface {
 	// scan gives the labels of all cells under a prefix, in no order.
 	scan(ctx context.Context, prefix string, each func(key string, l label, at time.Time)) error
+	// follow gives every cell under a prefix, calls live, and then gives every
+	// change in order, until ctx ends or something breaks. Data is given only if
+	// values is set; an absent cell has neither data nor label. A change that is
+	// overtaken by a newer one of the same cell may be left out.
+	follow(ctx context.Context, prefix string, values bool, each func(change), live func()) error
+}
+
+// change is one cell as it has become.
+type change struct {
+	key      string
+	data     []byte
+	label    label
+	revision uint64
 }
 
 // Ledger implements provision.Ledger and provision.Names. It is safe for
@@ -151,7 +170,7 @@ func (l *Ledger) Intend(ctx context.Context, r *provision.Record) error {
 		return err
 	}
 	row := newRow(r, l.now())
-	finishRow := l.startRow(ctx, r.Request.Name, row, 0)
+	finishRow := l.startRow(ctx, nameKey(r.Request.Name), row, row, "", 0)
 	err = finishRecord()
 	rowRevision, rowErr := finishRow()
 	switch {

@@ -29,7 +29,7 @@ func TestJetStreamConforms(t *testing.T) {
 }
 
 // bucket makes the ledger's bucket as `worker setup` does.
-func bucket(t *testing.T, js jetstream.JetStream) string {
+func bucket(t testing.TB, js jetstream.JetStream) string {
 	t.Helper()
 	const name = "deploy-ledger"
 	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{

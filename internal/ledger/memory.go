@@ -12,13 +12,25 @@ import (
 // NewMemory returns a Ledger that forgets everything with the process. It is
 // held to the same conformance suite as the real one, for tests of the core.
 func NewMemory() *Ledger {
-	return &Ledger{store: &memory{cells: make(map[string]expiring)}, now: time.Now, keep: DefaultKeepNames}
+	return &Ledger{
+		store: &memory{cells: make(map[string]expiring), followers: make(map[*follower]struct{})},
+		now:   time.Now, keep: DefaultKeepNames,
+	}
 }
 
 type memory struct {
 	mu    sync.Mutex
 	last  uint64
 	cells map[string]expiring
+
+	followers map[*follower]struct{}
+}
+
+// follower is one call of follow: the changes that it has not given yet.
+type follower struct {
+	prefix string
+	queue  []change
+	more   chan struct{} // holds one when the queue is not empty
 }
 
 type expiring struct {
@@ -62,6 +74,9 @@ func (m *memory) start(ctx context.Context, w write) func() (uint64, error) {
 		e.until = time.Now().Add(w.ttl)
 	}
 	m.cells[w.key] = e
+	for f := range m.followers {
+		f.add(w.key, e)
+	}
 	return func() (uint64, error) { return revision, nil }
 }
 
@@ -77,4 +92,53 @@ func (m *memory) scan(ctx context.Context, prefix string, each func(string, labe
 		}
 	}
 	return nil
+}
+
+func (f *follower) add(key string, e expiring) {
+	if !strings.HasPrefix(key, f.prefix) {
+		return
+	}
+	f.queue = append(f.queue, change{key: key, data: e.data, label: e.label, revision: e.revision})
+	select {
+	case f.more <- struct{}{}:
+	default:
+	}
+}
+
+func (m *memory) follow(ctx context.Context, prefix string, values bool, each func(change), live func()) error {
+	f := &follower{prefix: prefix, more: make(chan struct{}, 1)}
+	f.more <- struct{}{} // there is an initial state, if an empty one
+	m.mu.Lock()
+	for key, e := range m.cells {
+		if !m.live(key).absent() {
+			f.add(key, e)
+		}
+	}
+	m.followers[f] = struct{}{}
+	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.followers, f)
+	}()
+	for initial := true; ; initial = false {
+		select {
+		case <-f.more:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		m.mu.Lock()
+		queue := f.queue
+		f.queue = nil
+		m.mu.Unlock()
+		for _, c := range queue {
+			if !values {
+				c.data = nil
+			}
+			each(c)
+		}
+		if initial {
+			live()
+		}
+	}
 }

@@ -52,12 +52,16 @@ func newRow(r *provision.Record, now time.Time) row {
 	}
 }
 
-func (l *Ledger) startRow(ctx context.Context, name string, v row, revision uint64) func() (uint64, error) {
+// startRow writes a row. The label says whose it is, or who closed it, and which
+// server it was just left with.
+func (l *Ledger) startRow(ctx context.Context, key string, v, of row, vpsID string, revision uint64) func() (uint64, error) {
 	data, err := json.Marshal(v)
 	if err != nil {
-		return func() (uint64, error) { return 0, fmt.Errorf("encode the row of name %q: %w", name, err) }
+		return func() (uint64, error) { return 0, fmt.Errorf("encode the row: %w", err) }
 	}
-	w := write{key: nameKey(name), data: data, revision: revision}
+	w := write{key: key, data: data, revision: revision, label: label{row: &provision.NameRow{
+		Open: v.Open, Owner: provision.KeyHash(of.Owner), Size: of.order().Resources(), Since: of.Since, VPSID: vpsID,
+	}}}
 	if !v.Open {
 		w.ttl = l.keep
 	}
@@ -68,11 +72,13 @@ func (l *Ledger) startRow(ctx context.Context, name string, v row, revision uint
 // its owner is the taker: a rival who has read it and is about to take it over
 // must find it changed.
 func (l *Ledger) take(ctx context.Context, name string, mine row) error {
+	key := nameKey(name)
 	for range maxTakes {
-		current, revision, err := l.row(ctx, name)
+		current, revision, err := l.row(ctx, key)
 		if err != nil {
-			return err
+			return fmt.Errorf("take the name %q: %w", name, err)
 		}
+		left := ""
 		if current.Open && current.Owner != mine.Owner {
 			owner, err := l.load(ctx, provision.KeyHash(current.Owner))
 			if err != nil {
@@ -81,13 +87,14 @@ func (l *Ledger) take(ctx context.Context, name string, mine row) error {
 			if owner != nil && owner.State.Owns() {
 				return &provision.NameTakenError{Owner: current.Owner}
 			}
-			if owner != nil && owner.VPSID != "" {
+			if owner != nil {
 				// It had no time to release the row, and its server is no candidate.
-				current.Finished = append(current.Finished, finished{VPSID: owner.VPSID, At: l.now()})
+				left = owner.VPSID
+				current.finish(left, l.now())
 			}
 		}
 		mine.Finished, mine.Forgotten = recent(current)
-		_, err = l.startRow(ctx, name, mine, revision)()
+		_, err = l.startRow(ctx, key, mine, mine, left, revision)()
 		if err == nil {
 			return nil
 		}
@@ -102,42 +109,83 @@ func (l *Ledger) take(ctx context.Context, name string, mine row) error {
 // closes it: the same request may be at its next attempt already.
 func (l *Ledger) Release(ctx context.Context, r *provision.Record) error {
 	name := r.Request.Name
-	for range maxTakes {
-		current, revision, err := l.row(ctx, name)
-		if err != nil {
-			return err
-		}
-		if !current.Open || current.Owner != r.Key || current.Token != r.Attempts[len(r.Attempts)-1].Token {
-			return nil
-		}
-		if r.VPSID != "" {
-			current.Finished = append(current.Finished, finished{VPSID: r.VPSID, At: l.now()})
-		}
-		var closed row
-		closed.Finished, closed.Forgotten = recent(current)
-		_, err = l.startRow(ctx, name, closed, revision)()
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, provision.ErrConflict) {
-			return fmt.Errorf("release the name %q: %w", name, err)
-		}
+	_, err := l.closeRow(ctx, nameKey(name), func(current row) (string, bool, error) {
+		return r.VPSID, current.Owner == r.Key && current.Token == r.Attempts[len(r.Attempts)-1].Token, nil
+	})
+	if err != nil {
+		return fmt.Errorf("release the name %q: %w", name, err)
 	}
-	return fmt.Errorf("release the name %q: it changed %d times", name, maxTakes)
+	return nil
 }
 
-func (l *Ledger) row(ctx context.Context, name string) (row, uint64, error) {
-	c, err := l.store.get(ctx, nameKey(name))
+// Mend closes the row of a name, given by its KeyHash, whose owner is not
+// between intent and result and did not release it: the worker died between its
+// result and the release, or the release was lost. It reports whether it did.
+// As in take, the owner is read after the row: an intent that is stored
+// meanwhile takes the row again, and one of the two finds it changed.
+func (l *Ledger) Mend(ctx context.Context, hash string) (bool, error) {
+	key := namePrefix + hash
+	closed, err := l.closeRow(ctx, key, func(current row) (string, bool, error) {
+		owner, err := l.load(ctx, provision.KeyHash(current.Owner))
+		if owner == nil || err != nil {
+			return "", err == nil, err
+		}
+		return owner.VPSID, !owner.State.Owns() || nameKey(owner.Request.Name) != key, nil
+	})
 	if err != nil {
-		return row{}, 0, fmt.Errorf("read the row of name %q: %w", name, err)
+		return false, fmt.Errorf("mend the row %s: %w", hash, err)
+	}
+	return closed, nil
+}
+
+// closeRow closes an open row if the caller wants that, by compare-and-set with
+// the row that it decided about. decide says with which server it was left.
+func (l *Ledger) closeRow(ctx context.Context, key string, decide func(row) (vpsID string, ok bool, err error)) (bool, error) {
+	for range maxTakes {
+		current, revision, err := l.row(ctx, key)
+		if err != nil || !current.Open {
+			return false, err
+		}
+		vpsID, ok, err := decide(current)
+		if err != nil || !ok {
+			return false, err
+		}
+		current.finish(vpsID, l.now())
+		var closed row
+		closed.Finished, closed.Forgotten = recent(current)
+		_, err = l.startRow(ctx, key, closed, current, vpsID, revision)()
+		if !errors.Is(err, provision.ErrConflict) {
+			return err == nil, err
+		}
+	}
+	return false, fmt.Errorf("it changed %d times", maxTakes)
+}
+
+// row reads the row of a key of the bucket.
+func (l *Ledger) row(ctx context.Context, key string) (row, uint64, error) {
+	c, err := l.store.get(ctx, key)
+	if err != nil {
+		return row{}, 0, err
 	}
 	var v row
 	if !c.absent() {
 		if err := json.Unmarshal(c.data, &v); err != nil {
-			return row{}, 0, fmt.Errorf("decode the row of name %q: %w", name, err)
+			return row{}, 0, fmt.Errorf("decode revision %d: %w", c.revision, err)
 		}
 	}
 	return v, c.revision, nil
+}
+
+// order is what the owner ordered, as far as it takes room.
+func (v *row) order() provision.Request {
+	return provision.Request{CPUCores: v.CPUCores, MemoryGB: v.MemoryGB, StorageGB: v.StorageGB}
+}
+
+// finish remembers that a server was announced under the name; none is "".
+func (v *row) finish(vpsID string, at time.Time) {
+	if vpsID != "" {
+		v.Finished = append(v.Finished, finished{VPSID: vpsID, At: at})
+	}
 }
 
 // recent returns what a row goes on remembering: the newest, by number and not
@@ -153,9 +201,9 @@ func recent(v row) ([]finished, time.Time) {
 
 // Finished implements provision.Names.
 func (l *Ledger) Finished(ctx context.Context, name string) (provision.Past, error) {
-	v, _, err := l.row(ctx, name)
+	v, _, err := l.row(ctx, nameKey(name))
 	if err != nil {
-		return provision.Past{}, err
+		return provision.Past{}, fmt.Errorf("read the row of name %q: %w", name, err)
 	}
 	var past provision.Past
 	kept, forgotten := recent(v)

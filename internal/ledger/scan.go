@@ -34,13 +34,6 @@ func (l *Ledger) LoadHash(ctx context.Context, hash string) (*provision.Record, 
 	return r, nil
 }
 
-// Headers that label a record.
-const (
-	stateHeader = "deploy-state"
-	nameHeader  = "deploy-name"
-	vpsHeader   = "deploy-vps"
-)
-
 // scanTimeout bounds the wait for the next header of a scan.
 const scanTimeout = 10 * time.Second
 
@@ -76,8 +69,8 @@ func (b *bucket) scan(ctx context.Context, prefix string, each func(string, labe
 		if err != nil {
 			return err
 		}
-		if h := m.Headers(); h.Get(stateHeader) != "" {
-			each(strings.TrimPrefix(m.Subject(), b.subject("")), label{state: provision.State(h.Get(stateHeader)), name: h.Get(nameHeader), vpsID: h.Get(vpsHeader)}, meta.Timestamp)
+		if l := labelOf(m.Headers()); l.state != "" {
+			each(strings.TrimPrefix(m.Subject(), b.subject("")), l, meta.Timestamp)
 		}
 		if meta.NumPending == 0 {
 			return nil

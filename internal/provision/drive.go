@@ -38,8 +38,10 @@ func (p *Provisioner) drive(ctx context.Context, r *Record, inHand *budget, m Me
 		}
 		// A person's decision is in the ledger, not in this hand.
 		if err == nil && d.After <= inHand.left && d.Reason != WaitHeld && !crowded(d.Reason, m.Queued) {
-			inHand.left -= d.After
-			if p.sleep(ctx, d.After) {
+			began := time.Now()
+			slept := p.sleep(ctx, d)
+			inHand.left -= time.Since(began)
+			if slept {
 				continue
 			}
 			return wait(0, WaitShutdown, context.Cause(ctx)), nil

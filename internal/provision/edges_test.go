@@ -26,6 +26,8 @@ type account struct {
 	reads []time.Time
 	takes time.Duration
 	cache *admission.Facts
+	// apart is whether every worker has a cache of its own.
+	apart bool
 }
 
 func (a *account) asked() []time.Time {
@@ -35,10 +37,14 @@ func (a *account) asked() []time.Time {
 }
 
 func (a *account) facts(oldest time.Time) (admission.Facts, error) {
+	return a.cached(&a.cache, oldest)
+}
+
+func (a *account) cached(cache **admission.Facts, oldest time.Time) (admission.Facts, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.cache != nil && !a.cache.AskedAt.Before(oldest) {
-		return *a.cache, nil
+	if *cache != nil && !(*cache).AskedAt.Before(oldest) {
+		return **cache, nil
 	}
 	now := time.Now()
 	a.reads = append(a.reads, now)
@@ -53,7 +59,7 @@ func (a *account) facts(oldest time.Time) (admission.Facts, error) {
 		return admission.Facts{}, err
 	}
 	f.AskedAt = now
-	a.cache = &f
+	*cache = &f
 	return f, nil
 }
 
@@ -73,7 +79,11 @@ func (p accountPort) Facts(ctx context.Context, oldest time.Time) (f admission.F
 				return
 			}
 		}
-		f, err = a.facts(oldest)
+		cache := &a.cache
+		if a.apart {
+			cache = &p.wk.facts
+		}
+		f, err = a.cached(cache, oldest)
 	})
 	return f, err
 }

@@ -114,8 +114,9 @@ func New(cfg Config, ports Ports, gate *Gate, log *slog.Logger, tel Telemetry) (
 		return nil, fmt.Errorf("core metrics: %w", err)
 	}
 	return &Provisioner{
-		cfg: cfg, ports: ports, gate: gate, book: admission.NewBook(), log: log, meter: meter,
+		cfg: cfg, ports: ports, gate: gate, log: log, meter: meter,
 		tail: make(chan struct{}, maxTail),
+		book: admission.NewBook(cfg.CreateTimeout+cfg.SettleUnanswered, KeyHash),
 	}, nil
 }
 

@@ -50,13 +50,19 @@ func later(d time.Duration) time.Duration {
 	return d + rand.N(spread)
 }
 
-// sleep waits in hand. It ends early, with true, when the gate changes, and
-// with false when ctx ends.
-func (p *Provisioner) sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
+// sleep waits in hand. It ends early, with true, when the gate changes or, for
+// who waits for others' creates, when one of them has settled, and with false
+// when ctx ends.
+func (p *Provisioner) sleep(ctx context.Context, d Disposition) bool {
+	t := time.NewTimer(d.After)
 	defer t.Stop()
+	var freed <-chan struct{}
+	if d.Reason == WaitCrowded {
+		freed = p.book.Freed()
+	}
 	select {
 	case <-t.C:
+	case <-freed:
 	case <-p.gate.Changed():
 	case <-ctx.Done():
 		return false

@@ -14,6 +14,7 @@ import (
 
 	"go.opentelemetry.io/otel/metric/noop"
 
+	"github.com/hostup/deploy-worker/internal/admission"
 	"github.com/hostup/deploy-worker/internal/ledger"
 	"github.com/hostup/deploy-worker/internal/provision"
 )
@@ -156,6 +157,8 @@ type worker struct {
 	name string
 	life *life
 	logs *logs
+	// facts is the worker's own cache, see account.apart.
+	facts *admission.Facts
 }
 
 // logs keeps what a worker logs.

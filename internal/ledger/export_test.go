@@ -1,0 +1,13 @@
+package ledger
+
+import "context"
+
+// PutControl writes ctl.<name> over whatever is there.
+func (l *Ledger) PutControl(ctx context.Context, name string, data []byte) error {
+	current, err := l.store.get(ctx, controlPrefix+name)
+	if err != nil {
+		return err
+	}
+	_, err = l.store.start(ctx, write{key: controlPrefix + name, data: data, revision: current.revision})()
+	return err
+}

@@ -1,0 +1,70 @@
+package ledger
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/hostup/deploy-worker/internal/provision"
+)
+
+// Headers that label a record.
+const (
+	stateHeader = "deploy-state"
+	nameHeader  = "deploy-name"
+	vpsHeader   = "deploy-vps"
+)
+
+// Headers that label a name row; vpsHeader is one of them, too. An owner is the
+// hash of its key, since a key may hold what a header may not.
+const (
+	rowHeader   = "deploy-row" // rowOpen or rowClosed
+	ownerHeader = "deploy-owner"
+	sizeHeader  = "deploy-size" // cores/memory/storage/instances
+	sinceHeader = "deploy-since"
+
+	rowOpen   = "open"
+	rowClosed = "closed"
+)
+
+func labelRow(h nats.Header, r provision.NameRow) {
+	state := rowClosed
+	if r.Open {
+		state = rowOpen
+	}
+	h[rowHeader] = []string{state}
+	h[ownerHeader] = []string{r.Owner}
+	size := []string{
+		strconv.FormatInt(r.Size.CPUCores, 10), strconv.FormatInt(r.Size.MemoryGB, 10),
+		strconv.FormatInt(r.Size.StorageGB, 10), strconv.FormatInt(r.Size.Instances, 10),
+	}
+	h[sizeHeader] = []string{strings.Join(size, "/")}
+	h[sinceHeader] = []string{r.Since.UTC().Format(time.RFC3339Nano)}
+	if r.VPSID != "" {
+		h[vpsHeader] = []string{r.VPSID}
+	}
+}
+
+// labelOf reads a label; the zero label is that of a marker, and of a row that
+// a version wrote which does not label rows.
+func labelOf(h nats.Header) label {
+	if state := h.Get(stateHeader); state != "" {
+		return label{state: provision.State(state), name: h.Get(nameHeader), vpsID: h.Get(vpsHeader)}
+	}
+	state := h.Get(rowHeader)
+	if state != rowOpen && state != rowClosed {
+		return label{}
+	}
+	r := provision.NameRow{Open: state == rowOpen, Owner: h.Get(ownerHeader), VPSID: h.Get(vpsHeader)}
+	// What cannot be read stays zero: HostUp is the arbiter.
+	size := strings.Split(h.Get(sizeHeader), "/")
+	for i, n := range []*int64{&r.Size.CPUCores, &r.Size.MemoryGB, &r.Size.StorageGB, &r.Size.Instances} {
+		if i < len(size) {
+			*n, _ = strconv.ParseInt(size[i], 10, 64)
+		}
+	}
+	r.Since, _ = time.Parse(time.RFC3339Nano, h.Get(sinceHeader))
+	return label{row: &r}
+}

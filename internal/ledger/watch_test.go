@@ -1,0 +1,250 @@
+package ledger_test
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/hostup/deploy-worker/internal/broker/brokertest"
+	"github.com/hostup/deploy-worker/internal/ledger"
+	"github.com/hostup/deploy-worker/internal/ledger/ledgertest"
+	"github.com/hostup/deploy-worker/internal/provision"
+)
+
+func TestMemoryWatch(t *testing.T) {
+	t.Parallel()
+	ledgertest.RunWatch(t, func(*testing.T) ledgertest.Watched { return ledger.NewMemory() })
+}
+
+func TestJetStreamWatch(t *testing.T) {
+	t.Parallel()
+	ledgertest.RunWatch(t, func(t *testing.T) ledgertest.Watched {
+		t.Helper()
+		_, js := brokertest.Connect(t, brokertest.Start(t))
+		return ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+	})
+}
+
+const (
+	openA   = "web-1 open=true owner=a 2/4/80/1 since=true revision=true"
+	closedA = "web-1 open=false owner=a 2/4/80/1 since=true revision=true"
+)
+
+func intend(t *testing.T, l *ledger.Ledger, r *provision.Record) {
+	t.Helper()
+	if err := l.Intend(t.Context(), r); err != nil {
+		t.Fatalf("Intend: %v", err)
+	}
+}
+
+func publish(t *testing.T, js jetstream.JetStream, key, data string, header ...string) {
+	t.Helper()
+	m := nats.NewMsg("$KV.deploy-ledger." + key)
+	m.Data = []byte(data)
+	for i := 0; i < len(header); i += 2 {
+		m.Header.Set(header[i], header[i+1])
+	}
+	if _, err := js.PublishMsg(t.Context(), m); err != nil {
+		t.Fatalf("publish %s: %v", key, err)
+	}
+}
+
+// Markers say that something is gone, and a row of a version that does not
+// label rows says nothing: neither reserves room.
+func TestWatchMarkersAndOldRows(t *testing.T) {
+	t.Parallel()
+	_, js := brokertest.Connect(t, brokertest.Start(t))
+	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+	row := "name." + provision.KeyHash("web-1")
+	publish(t, js, "name."+provision.KeyHash("old"), `{"open":true,"owner":"x"}`)
+	publish(t, js, "ctl.gone", "", "KV-Operation", "DEL")
+	s, _ := ledgertest.Listen(t, l, "web-1", "old")
+	s.Want("synced true")
+	for _, gone := range [][]string{{"", "KV-Operation", "DEL"}, {"", jetstream.MarkerReasonHeader, "MaxAge"}, {`{"open":true,"owner":"x"}`}} {
+		publish(t, js, row, "{}", "deploy-row", "open", "deploy-owner", provision.KeyHash("a"), "deploy-size", "2/4/80/1", "deploy-since", "2026-11-23T10:00:00Z")
+		s.Want(openA)
+		publish(t, js, row, gone[0], gone[1:]...)
+		s.Want("web-1 gone")
+	}
+	publish(t, js, "ctl.gate", "x")
+	s.Want("gate=x")
+	publish(t, js, "ctl.gate", "", "KV-Operation", "PURGE")
+	s.Want("gate=")
+	publish(t, js, row, "{}", "deploy-row", "open", "deploy-owner", "somebody", "deploy-size", "many/4")
+	s.Want("web-1 open=true owner=somebody 0/4/0/0 since=false revision=true")
+}
+
+// A closed row expires; that is nothing new to anybody.
+func TestWatchExpiry(t *testing.T) {
+	t.Parallel()
+	_, js := brokertest.Connect(t, brokertest.Start(t))
+	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js), KeepNames: time.Second})
+	s, _ := ledgertest.Listen(t, l, "web-1")
+	s.Want("synced true")
+	r := ledgertest.Record("a", "web-1")
+	intend(t, l, r)
+	s.Want(openA)
+	if err := l.Release(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	s.Want(closedA)
+	stream, err := js.Stream(t.Context(), "KV_deploy-ledger")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		m, err := stream.GetLastMsgForSubject(t.Context(), "$KV.deploy-ledger.name."+provision.KeyHash("web-1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Header.Get(jetstream.MarkerReasonHeader) != "" {
+			break
+		}
+		runtime.Gosched()
+	}
+	publish(t, js, "ctl.gate", "x")
+	s.Want("gate=x")
+}
+
+// After the broker was away the watch goes on, and tells what has become of
+// what it knew.
+func TestWatchOutlivesTheBroker(t *testing.T) {
+	t.Parallel()
+	brokertest.NeedsProcess(t)
+	srv := brokertest.Start(t)
+	_, js := brokertest.Connect(t, srv, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+	intend(t, l, ledgertest.Record("a", "web-1"))
+	s, _ := ledgertest.Listen(t, l, "web-1", "web-2")
+	s.Want(openA, "synced true")
+	srv.Restart()
+	s.Want("synced false", openA, "synced true")
+	intend(t, l, ledgertest.Record("b", "web-2"))
+	s.Want("web-2 open=true owner=b 2/4/80/1 since=true revision=true")
+	// A bucket that is made anew has lost all of it.
+	if err := js.DeleteStream(t.Context(), "KV_deploy-ledger"); err != nil {
+		t.Fatal(err)
+	}
+	s.Want("synced false")
+	bucket(t, js)
+	got := map[string]bool{s.Next(): true, s.Next(): true}
+	if !got["web-1 gone"] || !got["web-2 gone"] {
+		t.Errorf("a bucket made anew is told as %v", got)
+	}
+	s.Want("synced true")
+}
+
+// soon is the next line.
+func soon(t *testing.T, lines <-chan string) string {
+	t.Helper()
+	select {
+	case line := <-lines:
+		return line
+	case <-time.After(20 * time.Second):
+		t.Error("the watch tells nothing")
+		return ""
+	}
+}
+
+// What was opened and closed while the watch was broken is told, too: its
+// server may be missing from the account's facts.
+func TestWatchTellsWhatWasClosedUnseen(t *testing.T) {
+	t.Parallel()
+	_, js := brokertest.Connect(t, brokertest.Start(t))
+	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+	old := ledgertest.Record("b", "web-2")
+	intend(t, l, old)
+	old.State = provision.StateDone
+	if err := l.Release(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
+	intend(t, l, ledgertest.Record("c", "web-3"))
+	lines := make(chan string, 100)
+	broken, mended := make(chan struct{}), make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		l.Watch(ctx, ledger.Watch{
+			Name:   func(_ string, row provision.NameRow) { lines <- fmt.Sprint(row.Open, row.VPSID) },
+			Synced: func(live bool) { lines <- fmt.Sprint("synced ", live) },
+			Broken: func(error) { close(broken); <-mended },
+		})
+	}()
+	defer func() { cancel(); <-ended }()
+	for _, want := range []string{"true", "synced true"} {
+		if got := soon(t, lines); got != want {
+			t.Errorf("told %q, want %q", got, want)
+		}
+	}
+	stream, err := js.Stream(t.Context(), "KV_deploy-ledger")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range stream.ConsumerNames(t.Context()).Name() {
+		if err := js.DeleteConsumer(t.Context(), "KV_deploy-ledger", name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-broken
+	r := ledgertest.Record("a", "web-1")
+	intend(t, l, r)
+	r.VPSID = "vps_1"
+	if err := l.Release(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	close(mended)
+	for _, want := range []string{"synced false", "true", "falsevps_1", "synced true"} {
+		if got := soon(t, lines); got != want {
+			t.Errorf("told %q, want %q", got, want)
+		}
+	}
+}
+
+// The initial pass over a day of closed rows: time, and what is left in memory.
+func BenchmarkWatchClosedRows(b *testing.B) {
+	const rows = 100_000
+	_, js := brokertest.Connect(b, brokertest.Start(b))
+	l := ledger.New(js, ledger.Config{Bucket: bucket(b, js)})
+	for i := range rows {
+		m := nats.NewMsg("$KV.deploy-ledger.name." + provision.KeyHash(fmt.Sprint(i)))
+		m.Data = []byte(`{"open":false,"finished":[{"vpsId":"vps_0123456789","at":"2026-11-23T10:00:00.123456789Z"}]}`)
+		for k, v := range map[string]string{
+			"deploy-write": "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "deploy-row": "closed", "deploy-owner": provision.KeyHash(fmt.Sprint("k", i)),
+			"deploy-size": "2/4/80/1", "deploy-since": "2026-11-23T10:00:00.123456789Z", "deploy-vps": "vps_0123456789",
+		} {
+			m.Header[k] = []string{v}
+		}
+		if _, err := js.PublishMsgAsync(m); err != nil {
+			b.Fatal(err)
+		}
+		if i%1000 == 999 {
+			<-js.PublishAsyncComplete()
+		}
+	}
+	for b.Loop() {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		ctx, cancel := context.WithCancel(b.Context())
+		began := time.Now()
+		l.Watch(ctx, ledger.Watch{
+			Name: func(hash string, row provision.NameRow) { b.Errorf("%s: told %+v", hash, row) },
+			Synced: func(live bool) {
+				if !live {
+					return
+				}
+				b.ReportMetric(time.Since(began).Seconds(), "s/pass")
+				runtime.GC()
+				runtime.ReadMemStats(&after)
+				b.ReportMetric(float64(int64(after.HeapAlloc)-int64(before.HeapAlloc))/(1<<20), "MiB-kept")
+				cancel()
+			},
+		})
+	}
+}

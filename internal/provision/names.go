@@ -1,0 +1,38 @@
+package provision
+
+import (
+	"time"
+
+	"github.com/hostup/deploy-worker/internal/admission"
+)
+
+// NameRow is what the row of a server name tells without its value being read.
+// The zero NameRow is a row that is gone, or that does not say.
+type NameRow struct {
+	// Open is whether Owner may have a server that nobody announced.
+	Open bool
+	// Owner is the KeyHash of who has the row, or of who just closed it.
+	Owner string
+	// Size is what the owner ordered, one instance.
+	Size admission.Resources
+	// Since is when the owner took the row, by its clock: for people only.
+	Since time.Time
+	// VPSID is the server that the row was just left with: by Owner when it is
+	// closed, by the owner before when it was taken over.
+	VPSID string
+	// Revision is the ledger's.
+	Revision uint64
+}
+
+// NameChanged takes note of a row that changed anywhere in the fleet: the open
+// ones are the room that is reserved. Whoever watches the ledger calls it, in
+// the order of the changes; telling a row again is harmless.
+func (p *Provisioner) NameChanged(hash string, row NameRow) {
+	p.book.Row(hash, admission.Row{Open: row.Open, Owner: row.Owner, Of: row.Size, Bought: row.VPSID != "", Revision: row.Revision}, time.Now())
+}
+
+// OpenNames lists, by hash, the names whose rows this process has seen open and
+// unchanged for so long: its own monotonic clock says so.
+func (p *Provisioner) OpenNames(quiet time.Duration) []string {
+	return p.book.Open(time.Now().Add(-quiet))
+}

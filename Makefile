@@ -41,8 +41,11 @@ COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
+# `make fleet` runs all scenarios, or those of SCENARIO, separated by commas.
+SCENARIO ?= all
+
 # All of what CI runs, in this order: what fails fast comes first.
-CHECKS := tools tidy-check vet lint proto-check generate-check build test crash-short test-container cluster-short fuzz demo
+CHECKS := tools tidy-check vet lint proto-check generate-check build test crash-short fleet-short test-container cluster-short fuzz demo
 
 # Sums over the files that git knows or would add, to see what a command changed.
 TREE := git ls-files -z --cached --others --exclude-standard | sort -zu | xargs -0 sha256sum 2>/dev/null || true
@@ -115,6 +118,14 @@ crash: ## Kill and stop real workers at every step, ROUNDS (500) times from SEED
 .PHONY: crash-short
 crash-short: ## Run a few rounds of the crash suite, and show that it can fail
 	go test -v -count=1 -timeout=0 ./internal/crash -rounds=20 -blind=3 $(CRASH_FLAGS)
+
+.PHONY: fleet
+fleet: ## Measure whether several workers behave as one careful client; SCENARIO= runs some
+	go test -v -count=1 -timeout=0 ./internal/fleet -scenario=$(SCENARIO)
+
+.PHONY: fleet-short
+fleet-short: ## Run a few scenarios of the fleet suite in a short form
+	go test -v -count=1 -timeout=0 -short ./internal/fleet -scenario=$(SCENARIO)
 
 .PHONY: cluster
 cluster: ## Cut off, kill, pause and restart the nodes of a NATS cluster in containers, under load

@@ -22,6 +22,10 @@ type check struct {
 	Detail string `json:"detail"`
 }
 
+// blindPatience is how long the fleet's rows may be out of sight, as they are
+// whenever a leader changes.
+const blindPatience = 15 * time.Second
+
 // readiness says whether the worker can take requests now (contract section
 // 6). draining is closed when the process is ending.
 func (e *engine) readiness(draining <-chan struct{}) []check {
@@ -34,13 +38,21 @@ func (e *engine) readiness(draining <-chan struct{}) []check {
 	if c, closed := e.gate.Closed(); closed && c.Reason == provision.WaitAuth {
 		auth = check{Name: "auth", Detail: "HostUp refuses the API key; the queue is held until it works"}
 	}
+	pause := check{Name: "brake", OK: true, Detail: "off"}
+	if b, on := e.gate.Braked(); on {
+		pause = check{Name: "brake", Detail: fmt.Sprintf("creates were paused by %s: %s; `worker resume --reason …` lifts it", b.By, b.Reason)}
+	}
+	fleet := check{Name: "fleet", OK: true, Detail: "the rows that the fleet shares are watched"}
+	if blind := e.gate.Blind(); blind > blindPatience {
+		fleet = check{Name: "fleet", Detail: fmt.Sprintf("the ledger's rows have not been seen for %s; no create is made until they are", blind.Round(time.Second))}
+	}
 	drain := check{Name: "draining", OK: true, Detail: "no"}
 	select {
 	case <-draining:
 		drain = check{Name: "draining", Detail: "the process is ending"}
 	default:
 	}
-	return []check{nc, bound, auth, drain}
+	return []check{nc, bound, auth, pause, fleet, drain}
 }
 
 // adminHandler serves health, metrics and version.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -268,6 +269,17 @@ func TestAuditEvery(t *testing.T) {
 	w.cancel(double)
 	gauge("orphan", 0)
 	gauge("suspected-double", 0)
+
+	// The double has put the brake on, and only a person takes it off.
+	p.ready(http.StatusServiceUnavailable)
 	w.place(order("order-2", "web-2"))
+	eventually(t, "the order waits for the brake", func() bool {
+		_, metrics := p.get("/metrics")
+		return strings.Contains(metrics, `hostup_worker_requests_total{reason="paused",result="waiting"} `)
+	})
+	equal(t, "creates while the brake is on", len(w.creates("web-2")), 0)
+	resume := command(t, w.env, "resume", "--reason", "looked at it")
+	equal(t, "exit code of resume", resume.code, exitDone)
 	w.created("order-2")
+	p.ready(http.StatusOK)
 }

@@ -28,6 +28,9 @@ type cli struct {
 	Demo     demoCmd     `cmd:"" help:"Show the main job end to end on nothing but this binary."`
 	Resolve  resolveCmd  `cmd:"" help:"Decide a held request: adopt a server, try again, or abandon it."`
 	Audit    auditCmd    `cmd:"" help:"Compare the ledger with the account's servers. Changes nothing."`
+	Doctor   doctorCmd   `cmd:"" help:"Check everything that run depends on, and say what to do."`
+	Pause    pauseCmd    `cmd:"" help:"Put the brake on: no new create call anywhere in the fleet."`
+	Resume   resumeCmd   `cmd:"" help:"Take the brake off."`
 	Simulate simulateCmd `cmd:"" help:"Serve the simulated HostUp API."`
 	Setup    setupCmd    `cmd:"" help:"Create or update the streams, the consumer and the ledger."`
 	Config   configCmd   `cmd:"" help:"Print the effective configuration, secrets redacted."`

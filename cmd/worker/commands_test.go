@@ -130,6 +130,31 @@ func TestUsageErrors(t *testing.T) {
 		{"audit without an API key", nil, []string{"audit"}, exitUsage, []string{"HOSTUP_API_TOKEN"}},
 		{"audit as what is none", map[string]string{"HOSTUP_API_TOKEN": "a"}, []string{"audit", "-o", "csv"}, exitUsage, []string{"csv"}},
 		{"audit without a broker", map[string]string{"HOSTUP_API_TOKEN": "a", "NATS_URL": nowhere}, []string{"audit"}, exitFailed, []string{"127.0.0.1:1", "NATS_URL"}},
+		{"pause without a reason", nil, []string{"pause"}, exitUsage, []string{"--reason"}},
+		{"pause with an empty reason", nil, []string{"pause", "--reason="}, exitUsage, []string{"--reason"}},
+		{"pause with an empty reason in the environment", map[string]string{"WORKER_BRAKE_REASON": ""}, []string{"pause"}, exitUsage, []string{"--reason"}},
+		{"pause as what is none", nil, []string{"pause", "--reason", "x", "-o", "xml"}, exitUsage, []string{"xml"}},
+		{"pause of no ledger", map[string]string{"WORKER_LEDGER": "*"}, []string{"pause", "--reason", "x"}, exitUsage, []string{"WORKER_LEDGER"}},
+		{"pause without a broker", map[string]string{"NATS_URL": "nats://someone:pa55word@127.0.0.1:1"}, []string{"pause", "--reason", "x"}, exitFailed, []string{"127.0.0.1:1", "NATS_URL"}},
+		{"resume without a reason", nil, []string{"resume"}, exitUsage, []string{"--reason"}},
+		{"resume with an empty reason", nil, []string{"resume", "--reason", ""}, exitUsage, []string{"--reason"}},
+		{"resume without a broker", map[string]string{"NATS_URL": nowhere}, []string{"resume", "--reason", "x"}, exitFailed, []string{"127.0.0.1:1", "NATS_URL"}},
+		{
+			"bad bounds",
+			map[string]string{"HOSTUP_API_TOKEN": "a", "WORKER_BREAKER_UNKNOWNS": "-1", "WORKER_MAX_CREATES_PER_HOUR": "-20", "WORKER_MAX_HOURLY_COST": "-0.01"},
+			[]string{"run"},
+			exitUsage,
+			[]string{"WORKER_BREAKER_UNKNOWNS=-1", "WORKER_MAX_CREATES_PER_HOUR=-20", "WORKER_MAX_HOURLY_COST=-0.01"},
+		},
+		{
+			"bounds that are no numbers",
+			map[string]string{"HOSTUP_API_TOKEN": "a", "WORKER_BREAKER_UNKNOWNS": "some", "WORKER_MAX_CREATES_PER_HOUR": "2.5", "WORKER_MAX_HOURLY_COST": "12 SEK"},
+			[]string{"run"},
+			exitUsage,
+			[]string{"WORKER_BREAKER_UNKNOWNS", "some", "WORKER_MAX_CREATES_PER_HOUR", "2.5", "WORKER_MAX_HOURLY_COST", "12 SEK"},
+		},
+		{"a cost that is not a number", map[string]string{"HOSTUP_API_TOKEN": "a", "WORKER_MAX_HOURLY_COST": "NaN"}, []string{"run"}, exitUsage, []string{"WORKER_MAX_HOURLY_COST=NaN"}},
+		{"a cost without a bound", map[string]string{"HOSTUP_API_TOKEN": "a", "WORKER_MAX_HOURLY_COST": "inf"}, []string{"config"}, exitUsage, []string{"WORKER_MAX_HOURLY_COST=+Inf"}},
 		{"failpoints in a build without", map[string]string{"HOSTUP_API_TOKEN": "a", "NATS_URL": nowhere, "WORKER_FAILPOINTS": "create.after:1=kill"}, []string{"run"}, exitUsage, []string{"WORKER_FAILPOINTS"}},
 		{"setup without a broker", map[string]string{"NATS_URL": "nats://someone:pa55word@127.0.0.1:1"}, []string{"setup"}, exitFailed, []string{"127.0.0.1:1", "nats-server -js", "NATS_URL"}},
 		{"version", nil, []string{"version"}, exitDone, nil},
@@ -325,7 +350,7 @@ func TestSimulate(t *testing.T) {
 
 	takeSlot(t)
 	p := start(t, map[string]string{"SIMULATE_LISTEN": "127.0.0.1:0", "SIMULATE_TOKEN": "t", "SIMULATE_FAULTS": "web-9*/409;limits/503*1", "SIMULATE_MAX_CORES": "5"},
-		"simulate", "--seed", "7", "--regions", "stockholm,falkenberg")
+		"simulate", "--seed", "7", "--regions", "stockholm,falkenberg", "--rate-limit", "1000", "--rate-quiet")
 	p.sees("simulated HostUp API on ")
 	_, rest, _ := strings.Cut(p.err.String(), "simulated HostUp API on ")
 	api, _, _ := strings.Cut(rest, ",")
@@ -386,10 +411,13 @@ func TestSimulate(t *testing.T) {
 			vps = created.VPSID
 		}
 	}
-	for _, path := range []string{"invoices", "creates", "servers", "stats", "config"} {
+	for _, path := range []string{"invoices", "creates", "servers", "windows", "stats", "config"} {
 		status, got := get(t, base+"/_sim/"+path)
 		if status != http.StatusOK || !json.Valid([]byte(got)) {
 			t.Errorf("/_sim/%s: %d %s", path, status, got)
+		}
+		if path == "config" && !strings.Contains(got, `"quiet":true`) {
+			t.Errorf("--rate-quiet is not in %s", got)
 		}
 	}
 	p.signal(syscall.SIGINT)

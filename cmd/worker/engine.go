@@ -2,15 +2,19 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/hostup/deploy-worker/internal/admission"
 	"github.com/hostup/deploy-worker/internal/consumer"
 	"github.com/hostup/deploy-worker/internal/events"
 	"github.com/hostup/deploy-worker/internal/hostup"
@@ -60,20 +64,23 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 	if err != nil {
 		return nil, usageError{err}
 	}
-	client, err := hostup.New(hostup.Config{
+	e := &engine{settings: s, log: log, tel: tel, nc: nc, js: js, tokens: tokens}
+	e.book = ledger.New(js, ledger.Config{Bucket: s.Ledger, KeepNames: s.Deadline + keepNames})
+	// A probe may take as long as its call and the storing around it.
+	e.gate = provision.NewFleetGate(e.book, replica(), 2*s.CreateTimeout)
+	e.client, err = hostup.New(hostup.Config{
 		BaseURL: s.APIURL, AllowHTTP: s.AllowHTTP, Token: tokens, ReadTimeout: s.ReadTimeout,
 		UserAgent: "deploy-worker/" + version, RetryAfterMax: s.RetryAfterMax,
-		TracerProvider: tel.Tracers, MeterProvider: tel.Meters,
+		TracerProvider: tel.Tracers, MeterProvider: tel.Meters, OnRead: e.gate.Read,
 	})
 	if err != nil {
 		return nil, usageError{err}
 	}
-	e := &engine{settings: s, log: log, tel: tel, nc: nc, js: js, tokens: tokens, client: client, gate: provision.NewGate()}
-	e.book = ledger.New(js, ledger.Config{Bucket: s.Ledger, KeepNames: s.Deadline + keepNames})
 	ports, around, err := arm(provision.Ports{
-		Ledger: e.book, Names: e.book, API: client, Account: hostup.NewAccount(client),
-		Inventory: hostup.NewInventory(client),
+		Ledger: e.book, Names: e.book, API: e.client, Account: hostup.NewAccount(e.client),
+		Inventory: hostup.NewInventory(e.client),
 		Events:    events.NewPublisher(events.PublisherConfig{JetStream: js, Stream: s.EventsStream, Prefix: s.SubjectPrefix, Tracer: tel.Tracer()}),
+		Controls:  e.book,
 	})
 	if err != nil {
 		return nil, err
@@ -85,6 +92,7 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 		SettleAnswered: s.SettleAnswered, SettleUnanswered: s.SettleUnanswered, SettleReads: s.SettleReads,
 		HoldUnknown: s.UnknownPolicy == "hold",
 		LimitWait:   s.LimitPolicy == "wait", AuthHold: s.AuthPolicy == "hold",
+		BreakerUnknowns: s.BreakerUnknowns, Caps: admission.Caps{CreatesPerHour: s.MaxCreates, HourlyCost: s.MaxHourlyCost},
 	}, ports, e.gate, log, provision.Telemetry{Meter: tel.Meter()})
 	if err != nil {
 		return nil, err
@@ -97,15 +105,18 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 		JetStream: js, Handler: around(e.core), Gate: e.gate, Decode: events.Decode,
 		Log: log, Tracer: tel.Tracer(), Meter: tel.Meter(),
 	})
+	if err != nil {
+		return nil, err
+	}
 	e.sweeper = e.newSweeper()
-	return e, err
+	return e, nil
 }
 
 // newSweeper makes the one who drives requests whose message is gone. Its times
 // follow the consumer's: what is in work changes more often than that.
 func (e *engine) newSweeper() *consumer.Sweeper {
 	return consumer.NewSweeper(consumer.SweepPorts{
-		JetStream: e.js, Load: e.book.LoadHash, Resume: e.core.Resume, Log: e.log,
+		JetStream: e.js, Stranded: e.consumer.DeliverStranded, Load: e.book.LoadHash, Resume: e.core.Resume, Log: e.log,
 		OpenNames: e.core.OpenNames, Mend: e.book.Mend,
 		Unfinished: func(ctx context.Context, each func(consumer.Unfinished)) error {
 			return e.book.Scan(ctx, func(a provision.Audited) {
@@ -117,46 +128,36 @@ func (e *engine) newSweeper() *consumer.Sweeper {
 	}, sweepFactor*e.settings.AckWait, 2*max(e.settings.AckWait, e.settings.CreateTimeout))
 }
 
+// replica names this process in what the fleet shares.
+func replica() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return host + "/" + rand.Text()[:8]
+}
+
 // run works until ctx is cancelled and everything in hand is answered.
 func (e *engine) run(ctx context.Context) error {
 	defer e.client.Close()
-	watching, stopWatching := context.WithCancel(ctx)
 	keys := make(chan struct{}, 1)
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		e.core.WatchAuth(watching, keys)
-	}()
-	polled := make(chan struct{})
-	go func() {
-		defer close(polled)
-		e.pollKey(watching, keys)
-	}()
-	told := make(chan struct{})
-	go func() {
-		defer close(told)
-		e.book.Watch(watching, ledger.Watch{Name: e.core.NameChanged, Broken: func(err error) {
-			e.log.WarnContext(watching, "the ledger's changes cannot be followed; room is shared less well until they can", "error", err)
-		}})
-	}()
-	swept := make(chan struct{})
-	go func() {
-		defer close(swept)
-		e.sweeper.Run(watching)
-	}()
-	audited := make(chan struct{})
-	go func() {
-		defer close(audited)
-		e.auditEvery(watching, e.settings.AuditEvery)
-	}()
+	var beside sync.WaitGroup
+	watching, stopWatching := context.WithCancel(ctx)
+	beside.Go(func() { e.core.WatchAuth(watching, keys) })
+	beside.Go(func() { e.pollKey(watching, keys) })
+	beside.Go(func() { e.sweeper.Run(watching) })
+	beside.Go(func() { e.auditEvery(watching, e.settings.AuditEvery) })
+	// What is in hand at the end still needs the gate.
+	sharing, stopSharing := context.WithCancel(context.WithoutCancel(ctx))
+	beside.Go(func() { e.gate.Run(sharing) })
+	beside.Go(func() { e.watch(sharing) })
 	err := e.complete(ctx)
 	if err == nil {
 		err = e.consumer.Run(ctx)
 	}
 	stopWatching()
-	for _, ended := range []chan struct{}{watched, polled, told, swept, audited} {
-		<-ended
-	}
+	stopSharing()
+	beside.Wait()
 	rest, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 	defer cancel()
 	return errors.Join(err, e.core.Wait(rest))
@@ -165,6 +166,9 @@ func (e *engine) run(ctx context.Context) error {
 // auditEvery compares the ledger with the account on a timer; 0 is off.
 func (e *engine) auditEvery(ctx context.Context, every time.Duration) {
 	for every > 0 && pause(ctx, every) {
+		if _, closed := e.gate.Closed(); closed {
+			continue // its reads would draw on the same budget
+		}
 		found, err := e.core.Audit(ctx, e.book)
 		if err != nil {
 			if ctx.Err() == nil {
@@ -172,6 +176,7 @@ func (e *engine) auditEvery(ctx context.Context, every time.Duration) {
 			}
 			continue
 		}
+		e.core.Suspect(ctx, found)
 		for _, f := range found {
 			e.log.WarnContext(ctx, "audit", "finding", f.Finding, "vps_id", f.VPSID, "key", f.IdempotencyKey, "name", f.Name,
 				"price_per_hour", f.PricePerHour, "currency", f.Currency, "detail", f.Detail)
@@ -225,4 +230,15 @@ func (e *engine) pollKey(ctx context.Context, changed chan<- struct{}) {
 			}
 		}
 	}
+}
+
+// watch keeps gate, brake and reservations up to date with the fleet.
+func (e *engine) watch(ctx context.Context) {
+	broken := func(err error) {
+		e.log.WarnContext(ctx, "the ledger's changes cannot be followed; no create is made until they can", "error", err)
+	}
+	e.book.Watch(ctx, ledger.Watch{
+		Name: e.core.NameChanged, Synced: e.gate.Synced, Broken: broken,
+		Control: ledger.OnControl(e.gate.GateChanged, func(b admission.Brake) { e.core.BrakeChanged(ctx, b) }, broken),
+	})
 }

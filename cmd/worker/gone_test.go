@@ -73,7 +73,7 @@ func TestPurgedRequestAtItsDeadline(t *testing.T) {
 	purge(t, w)
 	e := w.outcome("late")
 	failure{"deadline-exceeded", "no", true, false, 1, 504}.check(t, "late", nil, e)
-	p.sees("whose message was gone")
+	p.sees("requests without a message")
 	w.state("late", "done")
 	one(t, w, "late")
 }
@@ -97,11 +97,17 @@ func TestZombie(t *testing.T) {
 			w := newWorld(t, simulator.Config{Faults: []simulator.Rule{rule(t, "zombie*/"+test.fault)}})
 			env := []string{"WORKER_ACK_WAIT=500ms", "HOSTUP_CREATE_TIMEOUT=4s", "WORKER_DRAIN_TIMEOUT=20s"}
 			first := w.worker(env...)
+			// A process that has just started sends one create, then two.
+			for i := range 3 {
+				key := fmt.Sprintf("before-%d", i)
+				w.place(order(key, key))
+				w.created(key)
+			}
 			for i := range 3 {
 				key := fmt.Sprintf("zombie-%d", i)
 				w.place(order(key, key))
 			}
-			eventually(t, "the calls are in flight", func() bool { return len(w.sim.Creates()) == 3 })
+			eventually(t, "the calls are in flight", func() bool { return len(w.sim.Creates()) == 6 })
 			first.signal(syscall.SIGSTOP)
 			t.Cleanup(func() { _ = first.cmd.Process.Signal(syscall.SIGCONT) })
 			for i := range 3 {

@@ -56,12 +56,7 @@ func (c *resolveCmd) validate() error {
 
 func (c *resolveCmd) decision() provision.Resolution {
 	d := provision.Resolution{Reason: c.Reason, By: c.By}
-	if d.By == "" {
-		d.By = "unknown"
-		if u, err := user.Current(); err == nil {
-			d.By = u.Username
-		}
-	}
+	d.By = person(d.By)
 	switch {
 	case c.Adopt != "":
 		d.Action, d.VPSID = provision.ResolveAdopt, c.Adopt
@@ -99,6 +94,17 @@ func (c *resolveCmd) Run(ctx context.Context, t *terminal) error {
 		}
 		return err
 	})
+}
+
+// person is who decides: the one who is named, or the user of this machine.
+func person(named string) string {
+	if named != "" {
+		return named
+	}
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return "unknown"
 }
 
 // withEngine runs an operator's command on a worker that consumes nothing.

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -142,10 +143,13 @@ type workSettings struct {
 	SettleUnanswered time.Duration `name:"settle-unanswered" env:"WORKER_SETTLE_UNANSWERED" default:"10m" group:"Work" help:"The same after no answer, or one that proves nothing."`
 	SettleReads      int           `name:"settle-reads" env:"WORKER_SETTLE_READS" default:"4" group:"Work" help:"How many looks, spread over that time, must find nothing."`
 	UnknownPolicy    string        `name:"unknown-policy" env:"WORKER_UNKNOWN_POLICY" default:"retry" group:"Work" help:"After proof of absence: retry, or hold for a person. A proved candidate is adopted under both."`
+	BreakerUnknowns  int           `name:"breaker-unknowns" env:"WORKER_BREAKER_UNKNOWNS" default:"5" group:"Work" help:"So many unknown outcomes in a row stop the fleet's creates for a growing pause, then one probe; 0 is off."`
+	MaxCreates       int           `name:"max-creates-per-hour" env:"WORKER_MAX_CREATES_PER_HOUR" default:"0" group:"Work" help:"Creates of the whole fleet in an hour; one more puts the brake on until worker resume. 0 is off."`
+	MaxHourlyCost    float64       `name:"max-hourly-cost" env:"WORKER_MAX_HOURLY_COST" default:"0" group:"Work" help:"Price per hour, in the account's currency, of all that the fleet created in the last 24 h; more puts the brake on until worker resume. 0 is off."`
 	LimitPolicy      string        `name:"limit-policy" env:"WORKER_LIMIT_POLICY" default:"fail" group:"Work" help:"A full account: fail at once, or wait until it fits or the deadline."`
 	AuthPolicy       string        `name:"auth-policy" env:"WORKER_AUTH_POLICY" default:"hold" group:"Work" help:"A refused API key: hold the queue until it works, or fail each request."`
 	LimitsTTL        time.Duration `name:"limits-ttl" env:"WORKER_LIMITS_TTL" default:"10s" group:"Work" help:"How long a limits answer is used."`
-	AuditEvery       time.Duration `name:"audit-every" env:"WORKER_AUDIT_EVERY" default:"0s" group:"Work" help:"How often the ledger is compared with the account; 0 is off. Findings go to the log and the metrics."`
+	AuditEvery       time.Duration `name:"audit-every" env:"WORKER_AUDIT_EVERY" default:"0s" group:"Work" help:"How often the ledger is compared with the account; 0 is off. Findings go to the log and the metrics, and a suspected double purchase puts the brake on."`
 	AdminAddr        string        `name:"admin-addr" env:"WORKER_ADMIN_ADDR" default:"127.0.0.1:9090" group:"Work" help:"Address of /healthz, /readyz, /metrics and /version; empty turns it off."`
 	DrainTimeout     time.Duration `name:"drain-timeout" env:"WORKER_DRAIN_TIMEOUT" default:"75s" group:"Work" help:"Longest end after SIGTERM; must exceed HOSTUP_CREATE_TIMEOUT."`
 }
@@ -190,6 +194,15 @@ func (s workerSettings) validate() error {
 	}
 	if s.DrainTimeout <= s.CreateTimeout {
 		errs = append(errs, fmt.Errorf("WORKER_DRAIN_TIMEOUT=%s: must exceed HOSTUP_CREATE_TIMEOUT=%s, or a shutdown could lose a paid answer", s.DrainTimeout, s.CreateTimeout))
+	}
+	if s.BreakerUnknowns < 0 {
+		errs = append(errs, fmt.Errorf("WORKER_BREAKER_UNKNOWNS=%d: must not be negative", s.BreakerUnknowns))
+	}
+	if s.MaxCreates < 0 {
+		errs = append(errs, fmt.Errorf("WORKER_MAX_CREATES_PER_HOUR=%d: must not be negative", s.MaxCreates))
+	}
+	if !(s.MaxHourlyCost >= 0) || math.IsInf(s.MaxHourlyCost, 1) {
+		errs = append(errs, fmt.Errorf("WORKER_MAX_HOURLY_COST=%v: must be a number that is not negative", s.MaxHourlyCost))
 	}
 	if s.AuditEvery < 0 {
 		errs = append(errs, fmt.Errorf("WORKER_AUDIT_EVERY=%s: must not be negative", s.AuditEvery))

@@ -80,6 +80,8 @@ type Consumer struct {
 	lanes   []*lane
 	panics  panics
 	working sync.WaitGroup
+	// passedOver are the messages that the last look found below an ack floor.
+	passedOver map[uint64]time.Time
 }
 
 // New returns a Consumer.

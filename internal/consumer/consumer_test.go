@@ -309,7 +309,7 @@ func TestClosedGateSlowsPullingDown(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	if first, second := times[0].Sub(begun), times[1].Sub(times[0]); first < 900*time.Millisecond || second < 900*time.Millisecond {
+	if first, second := times[0].Sub(begun), times[1].Sub(times[0]); first < 90*time.Millisecond || second < 90*time.Millisecond {
 		t.Errorf("behind a closed gate the first message came after %s and the second %s later", first, second)
 	}
 }

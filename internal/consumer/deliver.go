@@ -49,7 +49,8 @@ func (l *lane) handle(ctx context.Context, m jetstream.Msg) (d provision.Disposi
 	msg := l.c.ports.Decode(m.Headers(), m.Data())
 	msg.Stream, msg.Sequence = meta.Stream, meta.Sequence.Stream
 	msg.StoredAt, msg.Deliveries = meta.Timestamp, meta.NumDelivered
-	msg.Waiting, msg.Queued = int(l.crowd.waiting.Load()), int(l.crowd.queued.Load())
+	// What is new is told with each message, what waits is asked for now and then.
+	msg.Waiting, msg.Queued = int(l.crowd.waiting.Load()), int(max(l.crowd.queued.Load(), int64(meta.NumPending)))
 	parent, opts := l.span(ctx, m, msg)
 	ctx, span := l.c.ports.Tracer.Start(parent, "process "+m.Subject(), opts...)
 	defer span.End()

@@ -24,6 +24,9 @@ type lane struct {
 	bound  atomic.Bool
 	inHand inHand
 	crowd  crowd
+	// hurry is whether the last pull was answered with redeliveries only, as
+	// many as it asked for.
+	hurry bool
 }
 
 // A pull that was lost with its leader is noticed after two missed heartbeats,
@@ -34,9 +37,20 @@ const (
 	pullHeartbeat = time.Second
 )
 
-// closedPause is the time between pulls while the gate is closed. The broker
+// While the gate is closed a process takes this many messages a second: each
+// can do little but wait, and costs a delivery and a ledger write. The broker
 // hands out what comes back before what is new.
-const closedPause = time.Second
+const (
+	closedRate          = 50
+	shortestClosedPause = 100 * time.Millisecond
+	longestClosedPause  = time.Second
+)
+
+// closedPause is the time between two pulls for so many slots while the gate is
+// closed.
+func closedPause(slots int) time.Duration {
+	return min(max(time.Duration(slots)*time.Second/closedRate, shortestClosedPause), longestClosedPause)
+}
 
 // The longest pause between two looks for a durable consumer, and for that of
 // the batches, which a broker that was set up earlier does not have.
@@ -69,9 +83,13 @@ func (l *lane) run(ctx, beat context.Context, beating *sync.WaitGroup) error {
 	return nil
 }
 
-// waitAtGate returns when the gate is open, or after a while.
+// waitAtGate returns when the gate is open, or after a while; at once while all
+// that comes has waited before, because its deadline may have brought it.
 func (l *lane) waitAtGate(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, closedPause)
+	if l.hurry {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, closedPause(l.c.cfg.Concurrency))
 	defer cancel()
 	_ = l.c.ports.Gate.Wait(ctx)
 }
@@ -145,12 +163,16 @@ func (l *lane) pull(ctx context.Context) error {
 		l.c.slots.give(l.kind, n)
 		return fmt.Errorf("pull %d messages: %w", n, err)
 	}
-	left := n
+	left, again := n, 0
 	for m := range there.Messages() {
 		left--
+		if meta, err := m.Metadata(); err == nil && meta.NumDelivered > 1 {
+			again++
+		}
 		l.inHand.add(m)
 		l.work(ctx, m)
 	}
+	l.hurry = again == n
 	l.c.slots.give(l.kind, left)
 	if err := there.Error(); err != nil {
 		return fmt.Errorf("pull messages: %w", err)

@@ -109,7 +109,8 @@ func TestBatchIsNotStarved(t *testing.T) {
 		<-release
 		return provision.Disposition{}
 	}
-	for i := range 100 {
+	const singles = 1000
+	for i := range singles {
 		r.publish(fmt.Sprint(i))
 	}
 	r.start()
@@ -123,7 +124,7 @@ func TestBatchIsNotStarved(t *testing.T) {
 			return
 		case release <- struct{}{}:
 		}
-		if ended > 50 {
+		if ended > singles*9/10 {
 			t.Fatalf("%d single orders ended and the batch has not begun", ended)
 		}
 	}

@@ -23,16 +23,23 @@ type slots struct {
 	total   int
 	held    [2]int
 	wanted  [2]bool
+	last    kind // who had the only slot last
 	changed chan struct{}
 }
 
 func newSlots(total int) *slots {
-	return &slots{total: total, changed: make(chan struct{})}
+	return &slots{total: total, last: batch, changed: make(chan struct{})}
 }
 
 // open is how many slots one kind may take now.
 func (s *slots) open(k kind) int {
 	free := s.total - s.held[single] - s.held[batch]
+	if s.total == 1 {
+		if k == s.last && s.wanted[1-k] {
+			return 0
+		}
+		return free
+	}
 	if k == single {
 		if s.owed() {
 			return free - 1
@@ -62,6 +69,7 @@ func (s *slots) take(ctx context.Context, k kind, most int) int {
 		changed := s.changed
 		if n > 0 {
 			s.held[k] += n
+			s.last = k
 		}
 		if !s.wanted[k] {
 			s.wake() // whoever gave way may go on

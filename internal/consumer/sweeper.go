@@ -36,13 +36,16 @@ type SweepPorts struct {
 	// unchanged for so long; Mend closes one whose owner has no use for it.
 	OpenNames func(quiet time.Duration) []string
 	Mend      func(ctx context.Context, hash string) (bool, error)
-	Log       *slog.Logger
+	// Stranded handles the messages that the broker has passed over.
+	Stranded func(ctx context.Context) (int, error)
+	Log      *slog.Logger
 }
 
 // Sweeper drives requests whose message is gone from the stream: a purge, a
 // stream made anew, a dead letter by panic, an ack that outran its outcome.
 // Their record is all that is left of them. It also gives back names that their
-// owner did not: an open row reserves room for the whole fleet. It is safe beside any number of
+// owner did not (an open row reserves room for the whole fleet), and handles
+// messages that the broker will not deliver. It is safe beside any number of
 // workers and sweepers: the ledger decides who moves a record.
 type Sweeper struct {
 	ports SweepPorts
@@ -60,15 +63,17 @@ func NewSweeper(ports SweepPorts, every, quiet time.Duration) *Sweeper {
 // Run sweeps until ctx ends.
 func (s *Sweeper) Run(ctx context.Context) {
 	for sleep(ctx, s.Every) {
-		if n, err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
-			s.ports.Log.WarnContext(ctx, "looking for requests without a message was interrupted", "error", err)
-		} else if n > 0 {
-			s.ports.Log.InfoContext(ctx, "requests whose message was gone were driven on", "requests", n)
-		}
-		if n, err := s.SweepNames(ctx); err != nil && ctx.Err() == nil {
-			s.ports.Log.WarnContext(ctx, "looking for names that were not given back was interrupted", "error", err)
-		} else if n > 0 {
-			s.ports.Log.InfoContext(ctx, "names that were not given back are free again", "names", n)
+		for what, sweep := range map[string]func(context.Context) (int, error){
+			"requests without a message": s.Sweep, "names that were not given back": s.SweepNames,
+			"messages that the broker passed over": s.ports.Stranded,
+		} {
+			n, err := sweep(ctx)
+			switch {
+			case err != nil && ctx.Err() == nil:
+				s.ports.Log.WarnContext(ctx, "sweeping was interrupted", "what", what, "error", err)
+			case n > 0:
+				s.ports.Log.InfoContext(ctx, "swept", "what", what, "count", n)
+			}
 		}
 	}
 }

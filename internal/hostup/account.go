@@ -83,6 +83,6 @@ func readError(err error) *provision.ReadError {
 		return &provision.ReadError{Err: err}
 	}
 	return &provision.ReadError{
-		Status: e.StatusCode, Auth: e.Auth(), Throttled: e.Throttled(), RetryAfter: e.RetryAfter, Problem: e.Problem, Err: err,
+		Status: e.StatusCode, Auth: e.Auth(), Throttled: e.Throttled(), RetryAfter: e.RetryAfter, Rate: e.Rate, Problem: e.Problem, Err: err,
 	}
 }

@@ -14,6 +14,8 @@ import (
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/propagation"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/hostup/deploy-worker/internal/admission"
 )
 
 // scope names this package to the telemetry.
@@ -36,6 +38,7 @@ type Client struct {
 	reads         http.RoundTripper
 	pool          *http.Transport
 	clamped       metric.Int64Counter
+	onRead        func(admission.Rate)
 }
 
 // New returns a client, or the error of Config.Validate. It opens no
@@ -58,7 +61,7 @@ func New(cfg Config) (*Client, error) {
 	pool := newPool(cfg.RootCAs)
 	return &Client{
 		base: base, tokens: cfg.Token, userAgent: cfg.UserAgent, readTimeout: cfg.ReadTimeout,
-		retryAfterMax: cfg.RetryAfterMax, now: cfg.Now, clamped: clamped,
+		retryAfterMax: cfg.RetryAfterMax, now: cfg.Now, clamped: clamped, onRead: cfg.OnRead,
 		create: newCreateChannel(cfg), pool: pool, reads: traced(cfg, carrier{pool}),
 	}, nil
 }

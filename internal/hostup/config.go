@@ -13,6 +13,8 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/hostup/deploy-worker/internal/admission"
 )
 
 // Defaults of Config.
@@ -39,6 +41,9 @@ type Config struct {
 	// UserAgent is sent with every request (DefaultUserAgent). HostUp's edge
 	// is known to refuse some libraries' own.
 	UserAgent string
+	// OnRead, if set, is told what the answers to reads say of the rate limit.
+	// It must not block.
+	OnRead func(admission.Rate)
 	// RetryAfterMax clamps how long the API may ask us to wait
 	// (DefaultRetryAfterMax).
 	RetryAfterMax time.Duration

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 
+	"github.com/hostup/deploy-worker/internal/admission"
 	"github.com/hostup/deploy-worker/internal/provision"
 )
 
@@ -74,6 +75,7 @@ func (c *Client) attempt(ctx context.Context, r provision.Request) observation {
 	m.seal()
 	o.sent = m.sent()
 	o.requestID = requestID(resp.Header, token)
+	o.rate = parseRate(resp.Header, c.now(), c.retryAfterMax)
 	if o.status < 200 || o.status > 299 {
 		o.wait = parseWait(resp.Header, c.now(), c.retryAfterMax, o.status == http.StatusTooManyRequests)
 	}
@@ -182,4 +184,5 @@ type observation struct {
 	bodyErr   error
 	requestID string
 	wait      wait
+	rate      admission.Rate
 }

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
+
+	"github.com/hostup/deploy-worker/internal/admission"
 )
 
 // Error is why a read failed: an answer that is no success, one that cannot be
@@ -23,6 +25,8 @@ type Error struct {
 	// RetryAfter is how long the API asked to wait, from 0 for "it did not
 	// say" to Config.RetryAfterMax.
 	RetryAfter time.Duration
+	// Rate is what the answer said of the rate limit.
+	Rate admission.Rate
 	// Problem is the API's problem document, or one made of the answer; nil
 	// when there was no answer or a success that could not be read.
 	Problem json.RawMessage

@@ -33,6 +33,10 @@ func (c *Client) get(ctx context.Context, operation string, query url.Values, pa
 		return nil, &Error{Operation: operation, Err: err}
 	}
 	body, err := readAnswer(resp, token)
+	rate := parseRate(resp.Header, c.now(), c.retryAfterMax)
+	if rate.Limit > 0 && c.onRead != nil {
+		c.onRead(rate)
+	}
 	if resp.StatusCode >= 200 && resp.StatusCode <= 299 {
 		if err != nil {
 			return nil, &Error{Operation: operation, StatusCode: resp.StatusCode, RequestID: requestID(resp.Header, token), Err: err}
@@ -48,7 +52,7 @@ func (c *Client) get(ctx context.Context, operation string, query url.Values, pa
 	return nil, &Error{
 		Operation: operation, StatusCode: resp.StatusCode, Code: d.code,
 		Message: firstOf(d.message, http.StatusText(resp.StatusCode)), RequestID: firstOf(d.requestID, requestID(resp.Header, token)),
-		RetryAfter: w.length, Problem: d.raw, origin: d.origin,
+		RetryAfter: w.length, Rate: rate, Problem: d.raw, origin: d.origin,
 	}
 }
 

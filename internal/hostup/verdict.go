@@ -22,14 +22,17 @@ import (
 // A status is definitive even if the body under it was cut off; only a success
 // needs its body.
 func judge(o observation) provision.Answer {
+	var a provision.Answer
 	switch {
 	case o.status == 0:
-		return judgeSilence(o)
+		a = judgeSilence(o)
 	case o.status >= 200 && o.status <= 299:
-		return judgeSuccess(o)
+		a = judgeSuccess(o)
 	default:
-		return judgeFailure(o)
+		a = judgeFailure(o)
 	}
+	a.Rate = o.rate
+	return a
 }
 
 func judgeSilence(o observation) provision.Answer {

@@ -143,6 +143,9 @@ func (b *bucket) message(w write, token string) *nats.Msg {
 	m := nats.NewMsg(b.subject(w.key))
 	m.Data = w.data
 	m.Header[tokenHeader] = []string{token}
+	if w.ttl == forever {
+		m.Header[jetstream.MsgTTLHeader] = []string{"never"}
+	}
 	if w.label.state != "" {
 		m.Header[stateHeader] = []string{string(w.label.state)}
 		m.Header[nameHeader] = []string{w.label.name}

@@ -40,10 +40,14 @@ type write struct {
 	key      string
 	data     []byte
 	revision uint64
-	ttl      time.Duration
+	// ttl is the bucket's where it is zero, and forever for what must outlive
+	// that: a brake does not come off by itself.
+	ttl time.Duration
 	// label is what a scan tells of the cell without reading its data.
 	label label
 }
+
+const forever = time.Duration(-1)
 
 // label is kept beside the data of a record or of a name row.
 type label struct {

@@ -3,6 +3,8 @@ package provision
 import (
 	"encoding/json"
 	"time"
+
+	"github.com/hostup/deploy-worker/internal/admission"
 )
 
 // Verdict is what one create call proved. Whatever is not recognised is
@@ -53,6 +55,8 @@ type Answer struct {
 	// RetryAfter is how long the API asked to wait, measured from the moment
 	// the answer was read; already clamped. 0 when it did not say.
 	RetryAfter time.Duration
+	// Rate is what the answer said of the rate limit, if anything.
+	Rate admission.Rate
 	// Answered is set with VerdictUnknown when HostUp itself said that the
 	// call failed (a 5xx problem document whose code is not upstream_*), which
 	// allows the shorter settle time.

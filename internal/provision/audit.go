@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -64,6 +65,9 @@ func (p *Provisioner) Audit(ctx context.Context, archive Archive) ([]Finding, er
 	// time that is read, or else in a record that owns its name.
 	servers, err := p.ports.Inventory.Named(ctx, "")
 	if err != nil {
+		if re, ok := errors.AsType[*ReadError](err); ok && re.Throttled {
+			p.raise(ctx, re, 1)
+		}
 		return nil, fmt.Errorf("list the account's servers: %w", err)
 	}
 	facts, err := p.ports.Account.Facts(ctx, time.Now().Add(-time.Hour))
@@ -160,14 +164,17 @@ func unknownServer(s Server, namesakes []Audited, prices admission.Prices) Findi
 		Detail:       "no request is known for it: somebody else made it, or the ledger has forgotten",
 	}
 	for _, r := range namesakes {
-		f.IdempotencyKey = r.Hash
 		switch {
-		case r.VPSID != "":
-			f.Finding = FindingSuspectedDouble
-			f.Detail = "a request of this name was given " + r.VPSID
-			return f
 		case r.State.Owns():
+			// An orphan for now: whose it is will be known when that has ended.
+			f.Finding, f.IdempotencyKey = FindingOrphan, r.Hash
 			f.Detail = fmt.Sprintf("may be what a request of this name has bought, which is %s", r.State)
+			return f
+		case r.VPSID != "":
+			f.Finding, f.IdempotencyKey = FindingSuspectedDouble, r.Hash
+			f.Detail = "a request of this name was given " + r.VPSID
+		case f.IdempotencyKey == "":
+			f.IdempotencyKey = r.Hash
 		}
 	}
 	return f

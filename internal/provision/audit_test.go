@@ -42,6 +42,11 @@ func TestCompare(t *testing.T) {
 			servers: []Server{server("b", "web")},
 			want:    []string{"orphan b h"}, price: perHour,
 		},
+		"what an unfinished request may have bought, beside an older one of its name": {
+			records: []Audited{{Hash: "h", State: StateDone, Name: "web", VPSID: "a", StoredAt: old}, {Hash: "i", State: StateCreating, Name: "web", StoredAt: old}},
+			servers: []Server{server("a", "web"), server("b", "web")},
+			want:    []string{"orphan b i"}, price: perHour,
+		},
 		"a failed request bought nothing": {
 			records: []Audited{{Hash: "h", State: StateDone, Name: "web", StoredAt: old}},
 			servers: []Server{server("b", "web")},

@@ -62,7 +62,7 @@ func (p *Provisioner) probeKey(ctx context.Context, keyChanged <-chan struct{}) 
 			p.log.InfoContext(ctx, "HostUp takes the API key again: the queue goes on")
 			return
 		case ok && re.Throttled:
-			p.raise(re.RetryAfter, n)
+			p.raise(ctx, re, n)
 		}
 	}
 }

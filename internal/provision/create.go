@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -22,7 +23,7 @@ func (p *Provisioner) accepted(ctx context.Context, r *Record, since time.Time, 
 	if left := r.NotBefore.Sub(now); left > 0 {
 		return wait(left, r.WaitReason, nil), true, nil
 	}
-	if c, closed := p.gate.Closed(); closed {
+	if c, stopped := p.gate.Stopped(); stopped {
 		return p.behindGate(c), true, nil
 	}
 	facts, err := p.facts(ctx, now.Add(-p.cfg.LimitsTTL))
@@ -43,27 +44,50 @@ func (p *Provisioner) accepted(ctx context.Context, r *Record, since time.Time, 
 	}
 	switch {
 	case decision.Verdict == admission.Admit:
-		if _, closed := p.gate.Closed(); closed || !time.Now().Before(r.Deadline) {
-			// Reading took its time: the gate and the deadline come first again.
-			p.book.Forget(r.Key)
-			return Disposition{}, false, nil
-		}
-		if ctx.Err() != nil {
-			// A drain need not outlast a call that was not begun.
-			p.book.Forget(r.Key)
-			return wait(0, WaitShutdown, nil), true, nil //nolint:nilerr // handing back is the answer
-		}
-		if since := doubt(r, m); !since.IsZero() {
-			return p.lookFirst(ctx, r, m, since)
-		}
-		return p.attempt(ctx, r, m)
+		return p.admitted(ctx, r, m, facts)
 	case decision.Verdict == admission.Crowded:
 		return wait(p.backoff(2), WaitCrowded, nil), true, nil
 	case p.cfg.LimitWait:
+		r.LastProblem = limitProblem(decision)
 		return wait(later(p.cfg.LimitsTTL), WaitLimits, nil), true, nil
 	default:
 		return Disposition{}, false, p.fail(ctx, r, limitOutcome(decision, now))
 	}
+}
+
+// admitted takes a request that fits the account to its attempt, if it is its
+// turn.
+func (p *Provisioner) admitted(ctx context.Context, r *Record, m Message, facts admission.Facts) (d Disposition, stop bool, err error) {
+	begun := false
+	defer func() {
+		if !begun {
+			p.book.Forget(r.Key)
+		}
+	}()
+	if _, stopped := p.gate.Stopped(); stopped || !time.Now().Before(r.Deadline) {
+		// Reading took its time: the gate and the deadline come first again.
+		return Disposition{}, false, nil
+	}
+	if ctx.Err() != nil {
+		// A drain need not outlast a call that was not begun.
+		return wait(0, WaitShutdown, nil), true, nil
+	}
+	since := doubt(r, m)
+	turn, closure := p.gate.enter(r.Key, !since.IsZero())
+	if turn == nil {
+		return p.behindGate(closure), true, nil
+	}
+	defer func() { p.leave(ctx, r, Answer{Verdict: VerdictNeverSent}, turn) }() // unless it was used
+	if d, over := p.afford(ctx, r, turn, facts); over {
+		return d, true, nil
+	}
+	if !since.IsZero() {
+		if free, d, stop, err := p.lookFirst(ctx, r, m, since, turn); !free {
+			return d, stop, err
+		}
+	}
+	begun = true
+	return p.attempt(ctx, r, m, turn)
 }
 
 // wrongRegion answers a region that the account does not offer. A request that
@@ -81,14 +105,19 @@ func (p *Provisioner) wrongRegion(ctx context.Context, r *Record, m Message, f F
 // behindGate is the wait for a closed gate. A gate that only Release opens is
 // looked at again after a while; in hand it is noticed at once.
 func (p *Provisioner) behindGate(c Closure) Disposition {
+	d := wait(later(time.Until(c.Until)), c.Reason, nil)
 	if c.Until.IsZero() {
-		return wait(later(min(p.cfg.BackoffMax, authProbeMax)), c.Reason, nil)
+		d = wait(later(min(p.cfg.BackoffMax, authProbeMax)), c.Reason, nil)
 	}
-	return wait(later(time.Until(c.Until)), c.Reason, nil)
+	d.changed = c.changed
+	return d
 }
 
 // errImpatient is why the account is not read: it failed a moment ago.
 var errImpatient = errors.New("the account could not be read a moment ago")
+
+// readsOfFacts is how many calls the account's facts take: limits and options.
+const readsOfFacts = 2
 
 // facts reads the account, unless that has failed too lately: one process
 // knocks once, however many requests wait.
@@ -97,9 +126,14 @@ func (p *Provisioner) facts(ctx context.Context, oldest time.Time) (admission.Fa
 		return admission.Facts{}, errImpatient
 	}
 	began := time.Now()
+	if asked := p.asked.Load(); (asked == nil || asked.Before(oldest)) && p.asking.CompareAndSwap(false, true) {
+		p.gate.Reading(readsOfFacts)
+		defer p.asking.Store(false)
+	}
 	facts, err := p.ports.Account.Facts(ctx, oldest)
 	switch {
 	case err == nil:
+		p.asked.Store(&facts.AskedAt)
 		p.reads.worked()
 	case ctx.Err() == nil:
 		p.reads.failed(began, func(n int) time.Duration {
@@ -120,10 +154,13 @@ func (p *Provisioner) unreadable(ctx context.Context, r *Record, err error) (Dis
 		return wait(later(p.reads.left()), WaitAccount, nil), true, nil
 	}
 	if re, ok := errors.AsType[*ReadError](err); ok {
+		if re.Problem != nil {
+			r.LastProblem = compacted(re.Problem)
+		}
 		switch {
 		case re.Throttled:
 			// One budget is assumed for reads and creates.
-			p.raise(re.RetryAfter, p.reads.count())
+			p.raise(ctx, re, p.reads.count())
 			if c, closed := p.gate.Closed(); closed {
 				return p.behindGate(c), true, nil
 			}
@@ -146,15 +183,9 @@ func (p *Provisioner) unreadable(ctx context.Context, r *Record, err error) (Dis
 	return wait(later(p.reads.left()), WaitAccount, fmt.Errorf("read the account: %w", err)), true, nil
 }
 
-// raise closes the gate for the longer of what the server wished and the own
-// backoff after n fruitless tries.
-func (p *Provisioner) raise(wish time.Duration, n int) {
-	p.gate.Raise(time.Now().Add(max(wish, p.backoff(n))))
-}
-
 // attempt is steps 1 to 3 of the order of effects. Between 1 and 2 nothing
 // waits.
-func (p *Provisioner) attempt(ctx context.Context, r *Record, m Message) (Disposition, bool, error) {
+func (p *Provisioner) attempt(ctx context.Context, r *Record, m Message, turn *pass) (Disposition, bool, error) {
 	start := time.Now()
 	r.begin(start, p.cfg.CreateTimeout)
 	r.UpdatedAt = start
@@ -165,12 +196,10 @@ func (p *Provisioner) attempt(ctx context.Context, r *Record, m Message) (Dispos
 		}
 	}()
 	if err := p.ports.Ledger.Intend(context.WithoutCancel(ctx), r); err != nil {
-		return p.withdraw(ctx, r, m, err)
+		return p.withdraw(ctx, r, m, err, turn)
 	}
-	if spent := time.Since(start); spent > p.cfg.CreateTimeout*3/4 {
-		return Disposition{}, false, p.conclude(ctx, r, Answer{
-			Verdict: VerdictNeverSent, Detail: fmt.Sprintf("storing the intent took %s, which left too little of the time for the call", spent.Round(time.Millisecond)),
-		})
+	if reason := p.tooLate(start, turn); reason != "" {
+		return Disposition{}, false, p.conclude(ctx, r, Answer{Verdict: VerdictNeverSent, Detail: reason}, turn)
 	}
 	// The deadline counts from before the intent was stored: an observer that
 	// waits as long from when it saw the intent cannot be too early.
@@ -178,12 +207,23 @@ func (p *Provisioner) attempt(ctx context.Context, r *Record, m Message) (Dispos
 	answer := p.ports.API.Create(call, r.Request)
 	cancel()
 	concluded = true
-	return Disposition{}, false, p.conclude(ctx, r, answer)
+	return Disposition{}, false, p.conclude(ctx, r, answer, turn)
+}
+
+// tooLate says why the call of an intent is not made after all.
+func (p *Provisioner) tooLate(start time.Time, turn *pass) string {
+	if spent := time.Since(start); spent > p.cfg.CreateTimeout*3/4 {
+		return fmt.Sprintf("storing the intent took %s, which left too little of the time for the call", spent.Round(time.Millisecond))
+	}
+	if b, on := p.gate.stops(turn); on {
+		return "creates were paused by " + b.By + ": " + b.Reason
+	}
+	return ""
 }
 
 // withdraw takes back an intent that was not, or may not have been, stored
 // with the name. No call was sent for it.
-func (p *Provisioner) withdraw(ctx context.Context, r *Record, m Message, cause error) (Disposition, bool, error) {
+func (p *Provisioner) withdraw(ctx context.Context, r *Record, m Message, cause error, turn *pass) (Disposition, bool, error) {
 	if errors.Is(cause, ErrConflict) {
 		return Disposition{}, false, fmt.Errorf("store the intent of %q: %w", r.Key, cause)
 	}
@@ -197,7 +237,7 @@ func (p *Provisioner) withdraw(ctx context.Context, r *Record, m Message, cause 
 		return wait(p.ceiling(n)/2+p.backoff(n)/2, WaitName, nil), true, p.store(ctx, r)
 	}
 	detail := "the intent could not be stored: " + cause.Error()
-	if err := p.conclude(ctx, r, Answer{Verdict: VerdictNeverSent, Detail: detail}); err != nil {
+	if err := p.conclude(ctx, r, Answer{Verdict: VerdictNeverSent, Detail: detail}, turn); err != nil {
 		return Disposition{}, false, err
 	}
 	return wait(p.backoff(r.fruitless()), WaitNeverSent, nil), true, nil
@@ -207,7 +247,7 @@ func (p *Provisioner) withdraw(ctx context.Context, r *Record, m Message, cause 
 // lost, so it is offered to the ledger until it is taken or StoreTimeout ends,
 // also when somebody has meanwhile given the attempt up for unknown: whoever
 // made the call knows better.
-func (p *Provisioner) conclude(ctx context.Context, r *Record, a Answer) error {
+func (p *Provisioner) conclude(ctx context.Context, r *Record, a Answer, turn *pass) error {
 	p.meter.attempted(ctx, a)
 	// Before it is stored: should this process end first, the line is all that
 	// is left of a paid answer.
@@ -216,7 +256,7 @@ func (p *Provisioner) conclude(ctx context.Context, r *Record, a Answer) error {
 	token := r.attempt().Token
 	until := time.Now().Add(p.cfg.StoreTimeout)
 	p.apply(r, a)
-	p.account(ctx, r, a)
+	p.account(ctx, r, a, turn)
 	for n := 1; ; n++ {
 		err := p.store(ctx, r)
 		if err == nil {
@@ -275,17 +315,15 @@ func knows(r *Record, token string, a Answer) bool {
 
 // account draws the consequences of an answer for everybody else: the book of
 // what is in flight, and the gate.
-func (p *Provisioner) account(ctx context.Context, r *Record, a Answer) {
+func (p *Provisioner) account(ctx context.Context, r *Record, a Answer, turn *pass) {
 	switch a.Verdict {
 	case VerdictCreated:
 		p.book.Bought(r.Key, time.Now())
 	default:
 		p.book.Forget(r.Key)
 	}
-	switch {
-	case a.Verdict == VerdictThrottled:
-		p.raise(a.RetryAfter, r.fruitless())
-	case a.Verdict == VerdictRefused && a.Refusal == RefusalAuth:
+	p.leave(ctx, r, a, turn)
+	if a.Verdict == VerdictRefused && a.Refusal == RefusalAuth {
 		p.keys.failed(r.attempt().StartedAt, p.backoff)
 		if p.cfg.AuthHold {
 			p.holdForAuth(ctx, errors.New(a.Detail))
@@ -374,13 +412,40 @@ func (p *Provisioner) deadlineOutcome(r *Record, now time.Time) *Outcome {
 	}
 	problem := newProblem(ReasonDeadlineExceeded, detail)
 	problem.Cause = r.LastProblem
+	if problem.Cause == nil {
+		problem.Cause = p.obstacle(r.WaitReason)
+	}
 	return outcome(ReasonDeadlineExceeded, problem.JSON(), now)
 }
 
+// obstacle is the problem for which a request waited that met none itself.
+func (p *Provisioner) obstacle(reason string) json.RawMessage {
+	row := p.gate.Row()
+	brake, _ := p.gate.Braked()
+	problem := Problem{Type: "about:blank"}
+	switch {
+	case reason == WaitGate && row.Reason == admission.ReasonUnknowns:
+		problem.Title, problem.Status, problem.Detail = "Bad Gateway", 502, "several create calls in a row had no usable answer; creates were stopped until HostUp answers again"
+	case reason == WaitGate:
+		problem.Title, problem.Status, problem.Detail = "Too Many Requests", 429, "HostUp's rate limit stopped the creates of all replicas"
+	case reason == WaitAuth:
+		problem.Title, problem.Status, problem.Detail = "Unauthorized", 401, "HostUp refused the worker's API key"
+	case reason == WaitPaused:
+		problem.Title, problem.Status, problem.Detail = "Service Unavailable", 503, "creates were paused by "+brake.By+": "+brake.Reason
+	default:
+		return nil
+	}
+	return problem.JSON()
+}
+
 func limitOutcome(d admission.Decision, now time.Time) *Outcome {
+	return outcome(ReasonLimitExceeded, limitProblem(d), now)
+}
+
+func limitProblem(d admission.Decision) json.RawMessage {
 	problem := newProblem(ReasonLimitExceeded, d.Detail)
 	for _, v := range d.Violations {
 		problem.Limits = append(problem.Limits, LimitProblem(v))
 	}
-	return outcome(ReasonLimitExceeded, problem.JSON(), now)
+	return problem.JSON()
 }

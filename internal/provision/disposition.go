@@ -32,6 +32,8 @@ type Disposition struct {
 	VPSID    string
 	// Err is why the message has to wait, when that is an error.
 	Err error
+	// changed ends a wait in hand early.
+	changed <-chan struct{}
 }
 
 // Result is what came of one delivery.
@@ -51,6 +53,8 @@ const (
 const (
 	WaitGate      = "rate-limit"
 	WaitAuth      = "auth"
+	WaitPaused    = "paused"
+	WaitTurn      = "turn"
 	WaitBackoff   = "backoff"
 	WaitLimits    = "limits"
 	WaitName      = "name"

@@ -11,6 +11,9 @@ import (
 type budget struct {
 	left  time.Duration
 	since time.Time
+	// turned is whether it has waited for its turn beyond that: once, because
+	// a turn that has been asked for comes at once or not soon.
+	turned bool
 }
 
 // drive takes a record from its state as far as it goes now. It returns
@@ -34,14 +37,16 @@ func (p *Provisioner) drive(ctx context.Context, r *Record, inHand *budget, m Me
 		d.After = p.untilDeadline(r, d.After)
 		known := d
 		if r.State == StateAccepted && paceable(d.Reason) {
-			d.After = p.untilDeadline(r, paced(d.After, m.Waiting))
+			d.After = p.untilDeadline(r, paced(d.After, d.Reason, m.Waiting))
 		}
 		// A person's decision is in the ledger, not in this hand.
-		if err == nil && d.After <= inHand.left && d.Reason != WaitHeld && !crowded(d.Reason, m.Queued) {
+		turn := d.Reason == WaitTurn && !inHand.turned
+		if err == nil && (turn || d.After <= inHand.left) && d.Reason != WaitHeld && !crowded(d.Reason, m.Queued) {
+			inHand.turned = inHand.turned || turn
 			began := time.Now()
-			slept := p.sleep(ctx, d)
+			awake := p.sleep(ctx, d)
 			inHand.left -= time.Since(began)
-			if slept {
+			if awake {
 				continue
 			}
 			return wait(0, WaitShutdown, context.Cause(ctx)), nil
@@ -97,7 +102,7 @@ func (p *Provisioner) untilDeadline(r *Record, after time.Duration) time.Duratio
 // remember stores why and until when an accepted request waits, so that the
 // wait survives this delivery and can be seen.
 func (p *Provisioner) remember(ctx context.Context, r *Record, d Disposition) error {
-	if (r.State != StateAccepted && r.State != StateUnknown) || d.Reason == WaitShutdown || d.Reason == WaitLedger || d.Reason == WaitPublish {
+	if (r.State != StateAccepted && r.State != StateUnknown) || d.Reason == WaitShutdown || d.Reason == WaitLedger || d.Reason == WaitPublish || d.Reason == WaitTurn {
 		return nil
 	}
 	now := time.Now()

@@ -2,57 +2,462 @@ package provision
 
 import (
 	"context"
+	"crypto/rand"
 	"sync"
 	"time"
+
+	"github.com/hostup/deploy-worker/internal/admission"
 )
 
-// Gate stops every create at once: for a time after a 429, or until the key
-// works again. While it is closed nobody sends a create and nobody pulls. It
-// is safe for concurrent use.
+// Gate is this process's view of what the fleet may send: the shared gate and
+// brake, as far as they are known here, its own share of a metered window, and
+// how many creates it may have in flight while a gate that has opened is being
+// tried. While it is closed nobody sends a create and messages are pulled
+// slowly. It is safe for concurrent use.
+//
+// What this process learns it obeys at once; Run tells the others.
 type Gate struct {
-	mu      sync.Mutex
-	until   time.Time
-	held    string
+	// source names this process in the row.
+	source string
+	// controls is nil for a process that is a fleet of its own.
+	controls Controls
+	// probeWithin is how long a probe may take before another one follows.
+	probeWithin time.Duration
+
+	mu sync.Mutex
+	// stored is the newest row of the fleet that is known, storedUntil its
+	// Until on this process's own clock.
+	stored      admission.Gate
+	storedUntil time.Time
+	// row and until are the same with the changes on top that the fleet does
+	// not know yet; the first storing of those are on their way.
+	row      admission.Gate
+	until    time.Time
+	unstored []gateChange
+	storing  int
+	brake    admission.Brake
+	// setBrake is how this process has set the brake, until that is stored.
+	setBrake func(admission.Brake) (admission.Brake, bool)
+	blind    bool
+	held     string
+	// blindSince is when blind last changed; anew is whether the next row is
+	// the first after that. The highest revisions tell a ledger that has lost
+	// something.
+	blindSince            time.Time
+	anew                  bool
+	highest, brakeHighest uint64
+
+	permits int  // of the window's budget, for this process
+	probe   bool // this process may send the probe
+	// wanted are the creates that were denied for want of permits or a probe.
+	wanted   map[string]want
+	inFlight map[*pass]struct{}
+	ramp     int
+	// usual is how long a create takes, on average; heard is when the stored
+	// row last changed.
+	usual time.Duration
+	heard time.Time
+	// granted is when this process was last given permits or the probe.
+	granted time.Time
+
 	changed chan struct{}
+	kick    chan struct{}
 }
 
-// NewGate returns an open gate.
-func NewGate() *Gate { return &Gate{changed: make(chan struct{})} }
+// want is what a denied create would need, and when it asked.
+type want struct {
+	at      time.Time
+	permits int
+}
 
-// Closure is why the gate is closed. Until is zero when only Release opens it.
+// gateChange is a change of the shared row; left is how much of its Wait has
+// not passed.
+type gateChange func(row admission.Gate, now time.Time, left time.Duration) (admission.Gate, bool)
+
+const (
+	// firstRamp is how many creates a process may have in flight before any has
+	// been answered, at its start and after the gate was closed. Each usable
+	// answer allows one more; at fullRamp there is no bound.
+	firstRamp = 1
+	fullRamp  = 1024
+	// defaultProbe is the time for a probe where nobody said otherwise.
+	defaultProbe = time.Minute
+)
+
+// NewGate returns an open gate for a process that is a fleet of its own, and
+// that nobody else's creates have to be feared beside: it starts without a ramp.
+func NewGate() *Gate {
+	return &Gate{source: rand.Text(), probeWithin: defaultProbe, ramp: fullRamp, wanted: make(map[string]want), inFlight: make(map[*pass]struct{}), changed: make(chan struct{}), kick: make(chan struct{}, 1)}
+}
+
+// NewFleetGate returns the gate of one replica. It is closed until the first
+// Synced(true), and needs Run. A probe that takes longer than within is given
+// up by the others.
+func NewFleetGate(controls Controls, source string, within time.Duration) *Gate {
+	g := NewGate()
+	g.controls, g.source, g.probeWithin, g.ramp = controls, source, within, firstRamp
+	g.blind, g.blindSince = true, time.Now()
+	return g
+}
+
+// Closure is why the gate is closed. Until is zero when nobody knows how long.
 type Closure struct {
 	Until  time.Time
 	Reason string
+	// changed is closed when the gate is no longer what it was then.
+	changed <-chan struct{}
 }
 
-// Closed returns the closure, false when the gate is open.
+// Closed returns why nobody may call HostUp at all now, false when they may.
 func (g *Gate) Closed() (Closure, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.closed()
+	return g.closed(time.Now())
 }
 
-func (g *Gate) closed() (Closure, bool) {
-	if g.held != "" {
-		return Closure{Reason: g.held}, true
-	}
-	if time.Now().Before(g.until) {
-		return Closure{Until: g.until, Reason: WaitGate}, true
+func (g *Gate) closed(now time.Time) (Closure, bool) {
+	switch {
+	case g.held != "":
+		return Closure{Reason: g.held, changed: g.changed}, true
+	case g.row.Shut(g.until.Sub(now)):
+		return Closure{Until: g.until, Reason: WaitGate, changed: g.changed}, true
+	case g.blind:
+		// Slower, never faster.
+		return Closure{Until: now.Add(blindPause), Reason: WaitLedger, changed: g.changed}, true
 	}
 	return Closure{}, false
 }
 
-// Raise closes the gate until a time. It only ever moves later.
-func (g *Gate) Raise(until time.Time) {
+// blindPause is how long a request waits that came while the fleet's gate could
+// not be seen.
+const blindPause = time.Second
+
+// Braked returns the brake, false when it is off.
+func (g *Gate) Braked() (admission.Brake, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if until.After(g.until) {
-		g.until = until
-		g.wake()
+	return g.brake, g.brake.On
+}
+
+// stops returns the brake, and whether it stops who has entered.
+func (g *Gate) stops(p *pass) (admission.Brake, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.brake, g.braked(p)
+}
+
+// Row returns what is known of the shared gate, for people and metrics.
+func (g *Gate) Row() admission.Gate {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.row
+}
+
+// stopped is closed, for creates: the brake stops them and nothing else.
+func (g *Gate) stopped(now time.Time) (Closure, bool) {
+	if g.brake.On {
+		return Closure{Reason: WaitPaused, changed: g.changed}, true
+	}
+	c, closed := g.closed(now)
+	return c, closed && (g.permits == 0 || !g.spent())
+}
+
+// spent reports whether the gate is closed only because the budget of the
+// window has been handed out. Who has a share of it may still send.
+func (g *Gate) spent() bool {
+	return g.held == "" && !g.blind && g.row.Reason == admission.ReasonBudget
+}
+
+// revoked reports whether who has entered should not send any more.
+func (g *Gate) revoked(p *pass) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, closed := g.closed(time.Now())
+	return g.braked(p) || closed && !g.spent()
+}
+
+// braked reports whether the brake stops who has entered. One that a cap has
+// set does not stop those that are within the cap.
+func (g *Gate) braked(p *pass) bool {
+	return g.brake.On && (g.brake.Cap == admission.CapNone || p.purchase == nil)
+}
+
+// Stopped returns why no create may be sent now, false when one may be.
+func (g *Gate) Stopped() (Closure, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.stopped(time.Now())
+}
+
+// pass allows one create; whoever has one leaves with what came of it, once.
+type pass struct {
+	probe, permit bool
+	begun         time.Time
+	// purchase is what was entered against the caps for it, if there are any.
+	purchase *admission.Purchase
+	used     bool
+}
+
+// enter asks for one create for a key, with a look before it or without. Without
+// a pass the closure says how long to wait at most; a change of the gate comes
+// sooner.
+func (g *Gate) enter(key string, look bool) (*pass, Closure) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	if c, stopped := g.stopped(now); stopped {
+		return nil, c
+	}
+	soon := Closure{Until: now.Add(turnPause), Reason: WaitTurn, changed: g.changed}
+	if g.room(now) <= 0 {
+		return nil, soon
+	}
+	need := 1
+	if look && g.row.Shared {
+		need = 2 // the look draws on the same budget
+	}
+	if g.controls == nil && g.permits < need {
+		g.askSelf(need - g.permits)
+	}
+	p := pass{begun: now}
+	left := g.until.Sub(now)
+	switch {
+	case g.row.Phase == admission.Open:
+	case g.permits >= need:
+		g.permits -= need
+		p.permit = true
+	case g.probe:
+		g.probe = false
+		p.probe = true
+	default:
+		if g.row.NeedsProbe(left) || g.row.Takeable(left) {
+			g.wanted[key] = want{at: now, permits: need}
+			g.stir()
+		}
+		return nil, soon
+	}
+	delete(g.wanted, key)
+	g.inFlight[&p] = struct{}{}
+	return &p, Closure{}
+}
+
+// room is how many creates may be sent beside those in flight. One that hangs
+// does not count for ever, or it would keep the others from being tried.
+func (g *Gate) room(now time.Time) int {
+	if g.ramp >= fullRamp {
+		return fullRamp
+	}
+	n := g.ramp
+	for p := range g.inFlight {
+		if now.Sub(p.begun) < rampPatience {
+			n--
+		}
+	}
+	return n
+}
+
+// rampPatience is how long a create in flight keeps another one from being
+// sent, while few may be.
+const rampPatience = time.Second
+
+// turnPause is how long a create waits at most for its turn before it asks
+// again.
+const turnPause = time.Second
+
+// asked is what one request to the shared row came to.
+type asked struct {
+	row     admission.Gate
+	changed bool
+	permits int
+	probe   bool
+}
+
+// askOf asks a row for the probe, where there has to be one, or for n permits.
+func askOf(row admission.Gate, now time.Time, left time.Duration, n int, within time.Duration, who string) asked {
+	if row.NeedsProbe(left) {
+		next, ok := row.Probe(now, left, within, who)
+		return asked{row: next, changed: ok, probe: ok}
+	}
+	next, got := row.Take(now, left, n)
+	return asked{row: next, changed: got > 0 || next.Phase != row.Phase, permits: got}
+}
+
+// askSelf asks the row of a process that is a fleet of its own.
+func (g *Gate) askSelf(n int) {
+	var got asked
+	g.change(func(row admission.Gate, now time.Time, left time.Duration) (admission.Gate, bool) {
+		got = askOf(row, now, left, n, g.probeWithin, g.source)
+		return got.row, got.changed
+	})
+	if got.changed {
+		g.grant(got)
 	}
 }
 
-// Hold closes the gate until Release, for a reason that /readyz shows.
+// grant takes what the row gave this process, unless the row has moved on, and
+// reports whether there was anything.
+func (g *Gate) grant(a asked) bool {
+	if a.row.Window != g.row.Window {
+		return false
+	}
+	probe := a.probe && g.row.Phase == admission.Probing && g.row.Source == g.source
+	g.permits += a.permits
+	g.probe = g.probe || probe
+	if a.permits == 0 && !probe {
+		return false
+	}
+	g.granted = time.Now()
+	time.AfterFunc(2*turnPause, func() { g.returnIdle(2 * turnPause) })
+	g.show(g.row, g.until)
+	g.wake()
+	return true
+}
+
+// closing is how long what closes the gate closes it.
+type closing struct {
+	// throttled is the wait after a 429.
+	throttled time.Duration
+	// unknowns is how many unknown verdicts in a row close the gate, 0 for
+	// never, and pause for how long they do the nth time in a row.
+	unknowns int
+	pause    func(n int) time.Duration
+}
+
+// leave tells what came of a create, and reports whether that closed the gate.
+func (g *Gate) leave(p *pass, a Answer, c closing) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p.used = true
+	delete(g.inFlight, p)
+	if a.Status != 0 {
+		g.usual += (time.Since(p.begun) - g.usual) / 4
+	}
+	shut := g.row.Phase == admission.Closed
+	if p.permit && a.Verdict == VerdictNeverSent {
+		g.permits++
+	}
+	g.change(func(row admission.Gate, now time.Time, left time.Duration) (admission.Gate, bool) {
+		switch a.Verdict {
+		case VerdictThrottled:
+			return row.Throttled(now, left, c.throttled, a.Rate, g.source)
+		case VerdictUnknown:
+			return row.Unknown(now, left, c.unknowns, p.probe, c.pause, g.source)
+		case VerdictNeverSent:
+			if p.probe {
+				return row.Unsent(now, g.source)
+			}
+			return row, false
+		default:
+			return row.Answered(now, left, p.probe, a.Rate)
+		}
+	})
+	if (a.Verdict == VerdictCreated || a.Verdict == VerdictRefused) && g.ramp < fullRamp {
+		g.ramp++
+	}
+	g.wake()
+	return !shut && g.row.Phase == admission.Closed && a.Verdict != VerdictNeverSent
+}
+
+// Raise closes the gate for a time, for everybody: a call that is no create was
+// answered 429. It only ever moves later.
+func (g *Gate) Raise(wait time.Duration, rate admission.Rate) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.change(func(row admission.Gate, now time.Time, left time.Duration) (admission.Gate, bool) {
+		if row.Limit != 0 && row.Limit != rate.Limit {
+			rate = admission.Rate{} // of a limit that creates have nothing to do with
+		}
+		// A read that was refused says nothing of how many creates there were.
+		used, budget := row.Used, row.Budget
+		row.Used = 0
+		next, ok := row.Throttled(now, left, wait, rate, g.source)
+		next.Used = used
+		if budget > 0 {
+			next.Budget = budget
+		}
+		return next, ok
+	})
+}
+
+// Reading tells of n reads before they are sent: where they draw on the budget
+// of the creates, it must not be handed out twice.
+func (g *Gate) Reading(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.change(func(row admission.Gate, _ time.Time, _ time.Duration) (admission.Gate, bool) {
+		if !row.Shared {
+			return row, false
+		}
+		return row.Sent(row.Window, n)
+	})
+}
+
+// Read tells what the answer to a read said of the rate limit.
+func (g *Gate) Read(rate admission.Rate) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.change(func(row admission.Gate, now time.Time, left time.Duration) (admission.Gate, bool) {
+		return row.Read(now, left, rate)
+	})
+}
+
+// change obeys a change at once and keeps it for the others.
+func (g *Gate) change(f gateChange) {
+	row, until := applied(f, g.row, g.until)
+	if row == g.row {
+		return
+	}
+	if g.controls != nil {
+		g.unstored = append(g.unstored, f)
+		g.stir()
+	}
+	g.show(row, until)
+	g.wake()
+}
+
+// applied is a row after a change, and when its wait ends here.
+func applied(f gateChange, row admission.Gate, until time.Time) (admission.Gate, time.Time) {
+	now := time.Now()
+	next, ok := f(row, now, until.Sub(now))
+	switch {
+	case !ok:
+		return row, until
+	case next.Wait != row.Wait || !next.Until.Equal(row.Until):
+		return next, now.Add(next.Wait)
+	default:
+		return next, until
+	}
+}
+
+// show makes a row the one that is obeyed.
+func (g *Gate) show(row admission.Gate, until time.Time) {
+	if row.Phase != admission.Closed && g.row.Phase == admission.Closed {
+		g.ramp = firstRamp
+	}
+	if row.Phase != admission.Probing || row.Source != g.source {
+		g.probe = false
+	}
+	if row.Window != g.row.Window {
+		g.permits = 0
+	}
+	metered := row.Phase == admission.Metered && g.row.Phase == admission.Open
+	g.row, g.until = row, until
+	if n, window := len(g.inFlight), row.Window; metered && n > 0 {
+		g.change(func(row admission.Gate, _ time.Time, _ time.Duration) (admission.Gate, bool) {
+			return row.Sent(window, n)
+		})
+	}
+	if n := g.permits; n > 0 && row.Phase == admission.Closed && row.Reason != admission.ReasonBudget {
+		g.permits = 0
+		window := row.Window
+		g.change(func(row admission.Gate, _ time.Time, _ time.Duration) (admission.Gate, bool) {
+			return row.GiveBack(window, n)
+		})
+	}
+}
+
+// Hold closes the gate of this process until Release, for a reason that
+// /readyz shows.
 func (g *Gate) Hold(reason string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -84,14 +489,22 @@ func (g *Gate) wake() {
 	g.changed = make(chan struct{})
 }
 
-// Wait returns when the gate is open, or with the error of ctx.
+// stir lets Run look for something to do.
+func (g *Gate) stir() {
+	select {
+	case g.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Wait returns when creates may be sent, or with the error of ctx.
 func (g *Gate) Wait(ctx context.Context) error {
 	for {
 		g.mu.Lock()
-		c, closed := g.closed()
+		c, stopped := g.stopped(time.Now())
 		changed := g.changed
 		g.mu.Unlock()
-		if !closed {
+		if !stopped {
 			return ctx.Err()
 		}
 		var opens <-chan time.Time

@@ -56,7 +56,7 @@ func TestGateClosesDuringARead(t *testing.T) {
 		w := newWorld(t)
 		w.account.takes = 3 * time.Second
 		wk, began := w.worker(), time.Now()
-		go func() { pass(time.Second); wk.gate.Raise(began.Add(time.Minute)) }()
+		go func() { pass(time.Second); wk.gate.Raise(time.Until(began.Add(time.Minute)), admission.Rate{}) }()
 		wk.finish(order("a"))
 		if at := w.api.sent()[0].At; at.Before(began.Add(time.Minute)) {
 			t.Errorf("a create at +%s went through a gate closed until +1m", at.Sub(began))
@@ -70,20 +70,20 @@ func TestGate(t *testing.T) {
 		if _, closed := g.Closed(); closed {
 			t.Error("a new gate is closed")
 		}
-		g.Raise(began.Add(10 * time.Second))
-		g.Raise(began.Add(5 * time.Second))
-		g.Raise(began.Add(-time.Hour))
+		g.Raise(time.Until(began.Add(10*time.Second)), admission.Rate{})
+		g.Raise(time.Until(began.Add(5*time.Second)), admission.Rate{})
+		g.Raise(-time.Hour, admission.Rate{})
 		if c, _ := g.Closed(); !c.Until.Equal(began.Add(10 * time.Second)) {
 			t.Errorf("closed until +%s, want the latest, +10s", c.Until.Sub(began))
 		}
 		// Raised again while somebody waits.
-		go func() { pass(5 * time.Second); g.Raise(began.Add(30 * time.Second)) }()
+		go func() { pass(5 * time.Second); g.Raise(time.Until(began.Add(30*time.Second)), admission.Rate{}) }()
 		if err := g.Wait(t.Context()); err != nil || time.Since(began) != 30*time.Second {
 			t.Errorf("waited %s, %v", time.Since(began), err)
 		}
 		// A hold outlasts every raise, and a raise outlasts the hold.
 		g.Hold(provision.WaitAuth)
-		g.Raise(time.Now().Add(time.Minute))
+		g.Raise(time.Minute, admission.Rate{})
 		again := time.Now()
 		go func() { pass(20 * time.Second); g.Release(); g.Release() }()
 		if err := g.Wait(t.Context()); err != nil || time.Since(again) != time.Minute {

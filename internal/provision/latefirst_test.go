@@ -5,6 +5,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hostup/deploy-worker/internal/admission"
 	"github.com/hostup/deploy-worker/internal/provision"
 )
 
@@ -178,7 +179,7 @@ func TestLateLookTakesItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		wk := w.worker()
-		w.inventory.during = func() { wk.gate.Raise(time.Now().Add(time.Hour)) }
+		w.inventory.during = func() { wk.gate.Raise(time.Hour, admission.Rate{}) }
 		if d := wk.once(lateOrder("redelivered")); d.Reason != provision.WaitGate || len(w.api.sent()) != 0 {
 			t.Errorf("got %+v, %d creates", d, len(w.api.sent()))
 		}

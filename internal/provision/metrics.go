@@ -6,6 +6,8 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+
+	"github.com/hostup/deploy-worker/internal/admission"
 )
 
 // Telemetry is where the core reports to. Both are the API's types; cmd/worker
@@ -20,6 +22,7 @@ type instruments struct {
 	holdings metric.Int64Counter
 	lookups  metric.Int64Counter
 	adopted  metric.Int64Counter
+	closures metric.Int64Counter
 	findings metric.Int64Gauge
 }
 
@@ -36,6 +39,7 @@ func newInstruments(t Telemetry) (*instruments, error) {
 		holdings: counter("hostup_worker.held", "Requests put before a person"),
 		lookups:  counter("hostup_worker.lookups", "Looks at the account for a server whose answer was lost, by what they found"),
 		adopted:  counter("hostup_worker.adopted", "Servers found after a lost answer and announced"),
+		closures: counter("hostup_worker.gate_closures", "Times this process closed the fleet's gate, by reason"),
 	}
 	var err error
 	i.findings, err = t.Meter.Int64Gauge("hostup_worker.audit_findings", metric.WithDescription("Differences between ledger and account at the last audit, by kind"))
@@ -61,6 +65,9 @@ func (i *instruments) zero() {
 	}
 	i.holdings.Add(ctx, 0)
 	i.adopted.Add(ctx, 0)
+	for _, r := range []admission.GateReason{admission.ReasonThrottled, admission.ReasonUnknowns} {
+		i.closures.Add(ctx, 0, metric.WithAttributes(attribute.String("reason", string(r))))
+	}
 	for _, r := range []string{lookedEmpty, lookedFound, lookedFailed} {
 		i.lookups.Add(ctx, 0, metric.WithAttributes(attribute.String("result", r)))
 	}
@@ -99,6 +106,10 @@ func (i *instruments) lookFailed(ctx context.Context) {
 	i.lookups.Add(ctx, 1, metric.WithAttributes(attribute.String("result", lookedFailed)))
 }
 
+func (i *instruments) gateClosed(ctx context.Context, reason admission.GateReason) {
+	i.closures.Add(ctx, 1, metric.WithAttributes(attribute.String("reason", string(reason))))
+}
+
 func (i *instruments) adoptedOne(ctx context.Context) { i.adopted.Add(ctx, 1) }
 
 func (i *instruments) audited(ctx context.Context, found []Finding) {
@@ -109,4 +120,24 @@ func (i *instruments) audited(ctx context.Context, found []Finding) {
 	for kind, n := range counts {
 		i.findings.Record(ctx, n, metric.WithAttributes(attribute.String("finding", string(kind))))
 	}
+}
+
+// watch shows the gate and the brake whenever somebody looks.
+func (i *instruments) watch(m metric.Meter, g *Gate) error {
+	observe := func(name, description string, on func() bool) error {
+		_, err := m.Int64ObservableGauge(name, metric.WithDescription(description), metric.WithInt64Callback(
+			func(_ context.Context, o metric.Int64Observer) error {
+				v := int64(0)
+				if on() {
+					v = 1
+				}
+				o.Observe(v)
+				return nil
+			}))
+		return err
+	}
+	return errors.Join(
+		observe("hostup_worker.gate_closed", "1 while nobody may call HostUp", func() bool { _, closed := g.Closed(); return closed }),
+		observe("hostup_worker.paused", "1 while the brake is on", func() bool { _, on := g.Braked(); return on }),
+	)
 }

@@ -16,9 +16,14 @@ const paceRate = 200
 const crowd = 64
 
 // paced stretches a wait so that n waiting requests come back at paceRate or
-// less, spread over half as long again. It never shortens.
-func paced(d time.Duration, n int) time.Duration {
+// less. It never shortens. Who waits for a gate comes back when that opens or
+// spread over the time after it; who waits for room is asked again and again,
+// spread over half as long again.
+func paced(d time.Duration, reason string, n int) time.Duration {
 	least := time.Duration(max(n, 0)) * (time.Second / paceRate)
+	if reason == WaitGate {
+		return d + rand.N(least+1)
+	}
 	return max(d, least+rand.N(least/2+1))
 }
 
@@ -27,10 +32,14 @@ func paced(d time.Duration, n int) time.Duration {
 // have been paid for hangs on them.
 func paceable(reason string) bool {
 	switch reason {
-	case WaitPublish, WaitLedger, WaitLookup, WaitInFlight, WaitHeld, WaitShutdown, WaitBackoff, WaitNeverSent:
+	case WaitPublish, WaitLedger, WaitLookup, WaitInFlight, WaitHeld, WaitShutdown, WaitBackoff, WaitNeverSent, WaitTurn:
 		return false
 	}
 	return true
 }
 
-func crowded(reason string, queued int) bool { return paceable(reason) && queued >= crowd }
+// crowded reports whether a slot is worth more than the wait in it. Waiting for
+// a look counts too: an API that loses answers would fill all slots with it.
+func crowded(reason string, queued int) bool {
+	return queued >= crowd && (paceable(reason) || reason == WaitLookup || reason == WaitInFlight)
+}

@@ -13,21 +13,23 @@ func TestPaced(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		d           time.Duration
+		reason      string
 		n           int
 		least, most time.Duration
 	}{
-		"nobody waits":        {10 * time.Second, 0, 10 * time.Second, 10 * time.Second},
-		"a number below none": {time.Second, -5, time.Second, time.Second},
-		"few wait":            {10 * time.Second, 100, 10 * time.Second, 10 * time.Second},
-		"many wait":           {10 * time.Second, 20_000, 100 * time.Second, 150 * time.Second},
-		"at once":             {0, 400, 2 * time.Second, 3 * time.Second},
-		"never shortened":     {time.Hour, 20_000, time.Hour, time.Hour},
+		"nobody waits":        {10 * time.Second, provision.WaitLimits, 0, 10 * time.Second, 10 * time.Second},
+		"a number below none": {time.Second, provision.WaitLimits, -5, time.Second, time.Second},
+		"few wait":            {10 * time.Second, provision.WaitLimits, 100, 10 * time.Second, 10 * time.Second},
+		"many wait":           {10 * time.Second, provision.WaitLimits, 20_000, 100 * time.Second, 150 * time.Second},
+		"at once":             {0, provision.WaitLimits, 400, 2 * time.Second, 3 * time.Second},
+		"never shortened":     {time.Hour, provision.WaitLimits, 20_000, time.Hour, time.Hour},
+		"when the gate opens": {time.Minute, provision.WaitGate, 20_000, time.Minute, 160 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			shortest, longest := time.Duration(1<<62), time.Duration(0)
 			for range 2000 {
-				d := provision.Paced(tc.d, tc.n)
+				d := provision.Paced(tc.d, tc.reason, tc.n)
 				shortest, longest = min(shortest, d), max(longest, d)
 			}
 			if shortest < tc.least || longest > tc.most {
@@ -61,7 +63,7 @@ func TestWaitsAmongThousands(t *testing.T) {
 			w.cfg.LimitWait, w.account.room.Remaining.CPUCores = true, 0
 			return w.worker()
 		}, provision.WaitLimits, true},
-		"gate": {gate(func(g *provision.Gate) { g.Raise(time.Now().Add(time.Hour)) }), provision.WaitGate, true},
+		"gate": {gate(func(g *provision.Gate) { g.Raise(time.Hour, admission.Rate{}) }), provision.WaitGate, true},
 		"auth": {gate(func(g *provision.Gate) { g.Hold(provision.WaitAuth) }), provision.WaitAuth, true},
 		"account": {func(w *world) *worker {
 			w.account.ask = func(int) (admission.Facts, error) { return admission.Facts{}, errLook }
@@ -114,7 +116,7 @@ func TestNobodyWaitsInHandInACrowd(t *testing.T) {
 		for queued, inHand := range map[int]bool{0: true, 63: true, 64: false, 1000: false} {
 			w := newWorld(t)
 			wk := w.worker()
-			wk.gate.Raise(time.Now().Add(2 * time.Second))
+			wk.gate.Raise(2*time.Second, admission.Rate{})
 			m := order("a")
 			m.Queued = queued
 			began := time.Now()

@@ -76,8 +76,9 @@ type ReadError struct {
 	// Auth is set when the key is at fault, Throttled on a 429.
 	Auth      bool
 	Throttled bool
-	// RetryAfter is as in Answer.
+	// RetryAfter and Rate are as in Answer.
 	RetryAfter time.Duration
+	Rate       admission.Rate
 	// Problem is as in Answer.
 	Problem json.RawMessage
 	Err     error

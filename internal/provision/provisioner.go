@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hostup/deploy-worker/internal/admission"
@@ -42,6 +43,11 @@ type Config struct {
 	HoldUnknown bool
 	// LimitWait waits for room in a full account instead of failing.
 	LimitWait bool
+	// BreakerUnknowns is how many unknown verdicts in a row close the gate; 0
+	// is never.
+	BreakerUnknowns int
+	// Caps put the brake on when they are reached. They need Ports.Controls.
+	Caps admission.Caps
 	// AuthHold holds the queue when the key is refused instead of failing.
 	AuthHold bool
 }
@@ -62,6 +68,9 @@ func (c Config) Validate() error {
 	if c.SettleReads < 1 {
 		errs = append(errs, fmt.Errorf("settle reads must be at least 1, not %d", c.SettleReads))
 	}
+	if c.BreakerUnknowns < 0 || c.Caps.CreatesPerHour < 0 || c.Caps.HourlyCost < 0 {
+		errs = append(errs, fmt.Errorf("breaker %d and caps %+v must not be negative", c.BreakerUnknowns, c.Caps))
+	}
 	if c.InlineWait < 0 {
 		errs = append(errs, fmt.Errorf("inline wait must not be negative, not %s", c.InlineWait))
 	}
@@ -80,6 +89,8 @@ type Ports struct {
 	// Inventory is where lost answers are looked up.
 	Inventory Inventory
 	Events    Publisher
+	// Controls are the rows that the fleet shares.
+	Controls Controls
 }
 
 // Provisioner drives requests. It is safe for concurrent use.
@@ -91,6 +102,9 @@ type Provisioner struct {
 	log   *slog.Logger
 	meter *instruments
 	seen  sightings
+	// asked is when the newest facts were asked for, asking whether new ones are.
+	asked  atomic.Pointer[time.Time]
+	asking atomic.Bool
 	// reads is the account that cannot be read, keys the creates that were
 	// refused for their key.
 	reads patience
@@ -111,6 +125,9 @@ func New(cfg Config, ports Ports, gate *Gate, log *slog.Logger, tel Telemetry) (
 	}
 	meter, err := newInstruments(tel)
 	if err != nil {
+		return nil, fmt.Errorf("core metrics: %w", err)
+	}
+	if err := meter.watch(tel.Meter, gate); err != nil {
 		return nil, fmt.Errorf("core metrics: %w", err)
 	}
 	return &Provisioner{

@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hostup/deploy-worker/internal/admission"
 	"github.com/hostup/deploy-worker/internal/provision"
 )
 
@@ -251,7 +252,7 @@ func TestNoLookBehindTheGate(t *testing.T) {
 		m := order("a")
 		m.Request.Deadline = time.Now().Add(30 * time.Minute)
 		wk.once(m)
-		wk.gate.Raise(time.Now().Add(time.Hour))
+		wk.gate.Raise(time.Hour, admission.Rate{})
 		pass(29 * time.Minute)
 		d := wk.once(m)
 		if n := len(w.inventory.looked()); n != 1 || d.Reason != provision.WaitGate || d.After > time.Minute {

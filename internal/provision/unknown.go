@@ -145,7 +145,7 @@ func (p *Provisioner) lookFailed(ctx context.Context, r *Record, cause error) (D
 	if re, ok := errors.AsType[*ReadError](cause); ok {
 		switch {
 		case re.Throttled:
-			p.raise(re.RetryAfter, r.Search.Failed)
+			p.raise(ctx, re, r.Search.Failed)
 		case re.Auth && p.cfg.AuthHold:
 			p.holdForAuth(ctx, cause)
 		}
@@ -194,28 +194,24 @@ func doubt(r *Record, m Message) time.Time {
 }
 
 // lookFirst looks before a call that comes late or after one that nobody
-// answered. When there is a server that might be ours, the request goes the
-// way of every unknown outcome.
-func (p *Provisioner) lookFirst(ctx context.Context, r *Record, m Message, since time.Time) (Disposition, bool, error) {
+// answered; free means that the call may be made. When there is a server that
+// might be ours, the request goes the way of every unknown outcome.
+func (p *Provisioner) lookFirst(ctx context.Context, r *Record, m Message, since time.Time, turn *pass) (free bool, d Disposition, stop bool, err error) {
 	f, err := p.look(ctx, r, since)
 	if err != nil {
-		p.book.Forget(r.Key)
 		// Nothing is stored for it; the deliveries count.
 		r.Search = &Search{Failed: int(min(max(m.Deliveries, 1), maxTries)) - 1}
-		d, stop, err := p.lookFailed(ctx, r, err)
+		d, stop, err = p.lookFailed(ctx, r, err)
 		r.Search = nil
-		return d, stop, err
+		return false, d, stop, err
 	}
 	p.meter.looked(ctx, f)
-	if _, closed := p.gate.Closed(); len(f.ours)+len(f.doubtful) == 0 && !closed && time.Now().Before(r.Deadline) {
-		return p.attempt(ctx, r, m)
+	if len(f.ours)+len(f.doubtful) > 0 {
+		d, stop, err = p.suspect(ctx, r, m, since)
+		return false, d, stop, err
 	}
-	p.book.Forget(r.Key)
-	if len(f.ours)+len(f.doubtful) == 0 {
-		// Looking took its time: the gate and the deadline come first again.
-		return Disposition{}, false, nil
-	}
-	return p.suspect(ctx, r, m, since)
+	// Looking took its time: the gate and the deadline come first again.
+	return !p.gate.revoked(turn) && time.Now().Before(r.Deadline), Disposition{}, false, nil
 }
 
 // lookLast looks once more before it is answered that nothing was bought: for a
@@ -227,6 +223,9 @@ func (p *Provisioner) lookLast(ctx context.Context, r *Record, m Message, since 
 	case err != nil && ctx.Err() != nil:
 		return wait(0, WaitShutdown, nil), true, nil //nolint:nilerr // handing back is the answer
 	case err != nil:
+		if re, ok := errors.AsType[*ReadError](err); ok && re.Throttled {
+			p.raise(ctx, re, 1)
+		}
 		p.meter.lookFailed(ctx)
 		return Disposition{}, false, p.fail(ctx, r, p.unknownOutcome(r, "the deadline passed, and the look whether a server was bought failed: "+err.Error(), now))
 	case len(f.ours)+len(f.doubtful) > 0:
@@ -249,7 +248,7 @@ func (p *Provisioner) suspect(ctx context.Context, r *Record, m Message, since t
 	p.log.WarnContext(ctx, "a request found a server that may be its own before its call was made", "key", r.Key, "name", r.Request.Name)
 	err := p.ports.Ledger.Intend(context.WithoutCancel(ctx), r)
 	if _, taken := errors.AsType[*NameTakenError](err); taken {
-		return p.withdraw(ctx, r, m, err)
+		return p.withdraw(ctx, r, m, err, nil)
 	}
 	if err != nil {
 		// Not an attempt that was never sent: with one, the next call would not

@@ -60,10 +60,14 @@ func (p *Provisioner) sleep(ctx context.Context, d Disposition) bool {
 	if d.Reason == WaitCrowded {
 		freed = p.book.Freed()
 	}
+	changed := d.changed
+	if changed == nil {
+		changed = p.gate.Changed()
+	}
 	select {
 	case <-t.C:
 	case <-freed:
-	case <-p.gate.Changed():
+	case <-changed:
 	case <-ctx.Done():
 		return false
 	}

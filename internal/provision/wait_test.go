@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hostup/deploy-worker/internal/admission"
 	"github.com/hostup/deploy-worker/internal/provision"
 )
 
@@ -152,7 +153,7 @@ func TestDeadlineIsNotSleptThrough(t *testing.T) {
 		want provision.Reason
 	}{
 		"RetryAfter":   {func(w *world, _ *worker) { w.api.script = []reply{throttled(time.Hour)} }, provision.ReasonDeadlineExceeded},
-		"Gate":         {func(_ *world, wk *worker) { wk.gate.Raise(time.Now().Add(time.Hour)) }, provision.ReasonDeadlineExceeded},
+		"Gate":         {func(_ *world, wk *worker) { wk.gate.Raise(time.Hour, admission.Rate{}) }, provision.ReasonDeadlineExceeded},
 		"Auth":         {func(w *world, _ *worker) { w.api.script = []reply{refused(401, provision.RefusalAuth)} }, provision.ReasonDeadlineExceeded},
 		"SlowRead":     {func(w *world, _ *worker) { slowRead(w) }, provision.ReasonDeadlineExceeded},
 		"SlowGoodRead": {func(w *world, _ *worker) { w.account.takes = 90 * time.Second }, provision.ReasonDeadlineExceeded},

@@ -181,10 +181,16 @@ func (l *logs) String() string {
 
 func (w *world) worker() *worker {
 	w.t.Helper()
+	return w.workerAt(provision.NewGate(), newRows(1))
+}
+
+// workerAt is a worker with a gate that it may share with others.
+func (w *world) workerAt(gate *provision.Gate, controls provision.Controls) *worker {
+	w.t.Helper()
 	w.workers++
-	wk := &worker{w: w, gate: provision.NewGate(), name: fmt.Sprintf("w%d", w.workers), life: &life{}, logs: &logs{}}
+	wk := &worker{w: w, gate: gate, name: fmt.Sprintf("w%d", w.workers), life: &life{}, logs: &logs{}}
 	ports := provision.Ports{
-		Ledger: ledgerPort{wk}, Names: ledgerPort{wk}, API: apiPort{wk}, Account: accountPort{wk}, Inventory: inventoryPort{wk}, Events: eventsPort{wk},
+		Ledger: ledgerPort{wk}, Names: ledgerPort{wk}, API: apiPort{wk}, Account: accountPort{wk}, Inventory: inventoryPort{wk}, Events: eventsPort{wk}, Controls: controls,
 	}
 	p, err := provision.New(w.cfg, ports, wk.gate, slog.New(slog.NewTextHandler(wk.logs, nil)),
 		provision.Telemetry{Meter: noop.NewMeterProvider().Meter("test")})

@@ -113,10 +113,13 @@ type Gate struct {
 // Rate allows Limit requests in each fixed window, counted from the first
 // request after the last window ended. Limit 0 turns it off. The account has
 // one budget for all endpoints; with CreatesOnly only creates draw from it.
+// With Quiet only a 429 has the X-RateLimit headers, so that nobody can know
+// the limit before it is met.
 type Rate struct {
 	Limit       int
 	Window      time.Duration
 	CreatesOnly bool
+	Quiet       bool
 }
 
 func (c Config) withDefaults() Config {

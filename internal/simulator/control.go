@@ -22,6 +22,7 @@ func (s *Server) routeControl() {
 	get("/_sim/invoices", func() any { return s.Invoices() })
 	get("/_sim/creates", func() any { return s.Creates() })
 	get("/_sim/servers", func() any { return s.Servers() })
+	get("/_sim/windows", func() any { return s.Windows() })
 	get("/_sim/stats", func() any { return s.Stats() })
 	get("/_sim/config", func() any { return settingsOf(s.config()) })
 	s.mux.HandleFunc("POST /_sim/config", s.postConfig)
@@ -60,6 +61,7 @@ type settings struct {
 		Limit       int      `json:"limit"`
 		Window      duration `json:"window"`
 		CreatesOnly bool     `json:"createsOnly"`
+		Quiet       bool     `json:"quiet"`
 	} `json:"rate"`
 	Faults []Rule `json:"faults"`
 	Fault  Fault  `json:"fault"`
@@ -86,6 +88,7 @@ func settingsOf(c Config) settings {
 		Faults: append([]Rule{}, c.Faults...), Fault: c.Fault,
 	}
 	v.Rate.Limit, v.Rate.Window, v.Rate.CreatesOnly = c.Rate.Limit, duration(c.Rate.Window), c.Rate.CreatesOnly
+	v.Rate.Quiet = c.Rate.Quiet
 	return v
 }
 
@@ -94,7 +97,7 @@ func (v settings) apply(c *Config) {
 	c.Gate = Gate{Closed: !v.CanDeploy, Reason: v.Reason, BlockerReasons: v.BlockerReasons}
 	c.Latency, c.VisibilityLag = time.Duration(v.Latency), time.Duration(v.VisibilityLag)
 	c.ProvisionTime = time.Duration(v.ProvisionTime)
-	c.Rate = Rate{v.Rate.Limit, time.Duration(v.Rate.Window), v.Rate.CreatesOnly}
+	c.Rate = Rate{v.Rate.Limit, time.Duration(v.Rate.Window), v.Rate.CreatesOnly, v.Rate.Quiet}
 	c.Faults, c.Fault = v.Faults, v.Fault
 }
 

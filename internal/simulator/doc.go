@@ -49,7 +49,7 @@
 //
 // The same things are reachable over HTTP for other processes, below /_sim,
 // without a token and untouched by faults: GET invoices, creates, servers,
-// stats and config; POST config (a JSON patch of what GET config shows) and
+// windows, stats and config; POST config (a JSON patch of what GET config shows) and
 // POST servers (a server that nobody bought: name, cpuCores, memoryGb,
 // storageGb, region, isPayg, createdAt, status). The listener must therefore be
 // on loopback.

@@ -140,8 +140,11 @@ func (x *exchange) takeRate() bool {
 	}
 	x.s.mu.Lock()
 	now := x.cfg.Now()
-	left, reset, ok := x.s.rate.take(rate, now)
+	left, reset, ok := x.s.rate.take(rate, x.e.name == targetCreates, now)
 	x.s.mu.Unlock()
+	if ok && rate.Quiet {
+		return true
+	}
 	h := x.w.Header()
 	h.Set(headerRateLimit, strconv.Itoa(rate.Limit))
 	h.Set(headerRateRemaining, strconv.Itoa(left))

@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"slices"
 	"sync"
-	"time"
 )
 
 // Server is the simulated API: an http.Handler for everything below /api/v2
@@ -23,7 +22,7 @@ type Server struct {
 	ids      idSource
 	account  account
 	faults   injector
-	rate     window
+	rate     windows
 	creates  createLog
 	requests map[string]int
 }
@@ -92,7 +91,7 @@ func (s *Server) Update(change func(*Config)) error {
 		s.faults = newInjector()
 	}
 	if filled.Rate != s.cfg.Rate {
-		s.rate = window{}
+		s.rate.end()
 	}
 	s.cfg = filled
 	return nil
@@ -171,24 +170,4 @@ func (s *Server) Stats() Stats {
 		Servers:  len(s.account.servers),
 		Used:     s.account.used,
 	}
-}
-
-// window is the running window of a Rate. It is guarded by Server.mu.
-type window struct {
-	start time.Time
-	count int
-}
-
-// take counts one request. It returns what is left, when the window ends and
-// whether the request was inside the limit.
-func (w *window) take(rate Rate, now time.Time) (left int, reset time.Time, ok bool) {
-	if w.start.IsZero() || now.Sub(w.start) >= rate.Window || now.Before(w.start) {
-		*w = window{start: now}
-	}
-	reset = w.start.Add(rate.Window)
-	if w.count >= rate.Limit {
-		return 0, reset, false
-	}
-	w.count++
-	return rate.Limit - w.count, reset, true
 }

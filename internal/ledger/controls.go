@@ -1,0 +1,105 @@
+package ledger
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/hostup/deploy-worker/internal/admission"
+	"github.com/hostup/deploy-worker/internal/provision"
+)
+
+// Rows that the fleet shares.
+const (
+	gateName, brakeName = "gate", "brake"
+
+	gateKey  = controlPrefix + gateName
+	brakeKey = controlPrefix + brakeName
+	spendKey = controlPrefix + "spend"
+)
+
+var _ provision.Controls = (*Ledger)(nil)
+
+// UpdateGate implements provision.Controls.
+func (l *Ledger) UpdateGate(ctx context.Context, change func(admission.Gate) (admission.Gate, bool)) (admission.Gate, error) {
+	return update(ctx, l, gateKey, change, func(g *admission.Gate) *uint64 { return &g.Revision })
+}
+
+// UpdateBrake implements provision.Controls.
+func (l *Ledger) UpdateBrake(ctx context.Context, change func(admission.Brake) (admission.Brake, bool)) (admission.Brake, error) {
+	return update(ctx, l, brakeKey, change, func(b *admission.Brake) *uint64 { return &b.Revision })
+}
+
+// UpdateSpend implements provision.Controls.
+func (l *Ledger) UpdateSpend(ctx context.Context, change func(admission.Spend) (admission.Spend, bool)) (admission.Spend, error) {
+	return update(ctx, l, spendKey, change, func(s *admission.Spend) *uint64 { return &s.Revision })
+}
+
+// update changes one row until it is stored or ctx ends. Somebody else's change
+// in between is progress, so there is no bound on the tries.
+func update[T any](ctx context.Context, l *Ledger, key string, change func(T) (T, bool), revision func(*T) *uint64) (T, error) {
+	for {
+		var stored T
+		c, err := l.store.get(ctx, key)
+		if err != nil {
+			return stored, fmt.Errorf("read %s: %w", key, err)
+		}
+		if !c.absent() {
+			if err := json.Unmarshal(c.data, &stored); err != nil {
+				return stored, fmt.Errorf("decode %s: %w", key, err)
+			}
+		}
+		*revision(&stored) = c.revision
+		next, changed := change(stored)
+		if !changed {
+			return stored, nil
+		}
+		data, err := json.Marshal(next)
+		if err != nil {
+			return stored, fmt.Errorf("encode %s: %w", key, err)
+		}
+		written, err := l.store.start(ctx, write{key: key, data: data, revision: c.revision, ttl: forever})()
+		switch {
+		case err == nil:
+			*revision(&next) = written
+			return next, nil
+		case !errors.Is(err, provision.ErrConflict), ctx.Err() != nil:
+			return stored, fmt.Errorf("store %s: %w", key, err)
+		}
+	}
+}
+
+// OnControl returns a Watch.Control that decodes the rows. A row that is gone
+// is a zero one of revision 0; what cannot be decoded is reported and not
+// obeyed.
+func OnControl(gate func(admission.Gate), brake func(admission.Brake), broken func(error)) func(name string, data []byte, revision uint64) {
+	return func(name string, data []byte, revision uint64) {
+		var err error
+		if len(data) == 0 {
+			revision = 0
+		}
+		switch name {
+		case gateName:
+			g := admission.Gate{Revision: revision}
+			if err = decodeControl(data, &g); err == nil {
+				gate(g)
+			}
+		case brakeName:
+			b := admission.Brake{Revision: revision}
+			if err = decodeControl(data, &b); err == nil {
+				brake(b)
+			}
+		}
+		if err != nil {
+			broken(fmt.Errorf("decode %s%s: %w", controlPrefix, name, err))
+		}
+	}
+}
+
+func decodeControl(data []byte, row any) error {
+	if len(data) == 0 {
+		return nil
+	}
+	return json.Unmarshal(data, row)
+}

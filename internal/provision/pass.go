@@ -1,0 +1,176 @@
+package provision
+
+import (
+	"time"
+
+	"github.com/hostup/deploy-worker/internal/admission"
+)
+
+// pass allows one create; whoever has one leaves with what came of it, once.
+type pass struct {
+	probe, permit bool
+	begun         time.Time
+	// purchase is what was entered against the caps for it, if there are any.
+	purchase *admission.Purchase
+	used     bool
+}
+
+// enter asks for one create for a key, with a look before it or without. Without
+// a pass the closure says how long to wait at most; a change of the gate comes
+// sooner.
+func (g *Gate) enter(key string, look bool) (*pass, Closure) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	if c, stopped := g.stopped(now); stopped {
+		return nil, c
+	}
+	soon := Closure{Until: now.Add(turnPause), Reason: WaitTurn, changed: g.changed}
+	if g.room(now) <= 0 {
+		return nil, soon
+	}
+	need := 1
+	if look && g.row.Shared {
+		need = 2 // the look draws on the same budget
+	}
+	if g.controls == nil && g.permits < need {
+		g.askSelf(need - g.permits)
+	}
+	p := pass{begun: now}
+	left := g.until.Sub(now)
+	switch {
+	case g.row.Phase == admission.Open:
+	case g.permits >= need:
+		g.permits -= need
+		p.permit = true
+	case g.probe:
+		g.probe = false
+		p.probe = true
+	default:
+		if g.row.NeedsProbe(left) || g.row.Takeable(left) {
+			g.wanted[key] = want{at: now, permits: need}
+			g.stir()
+		}
+		return nil, soon
+	}
+	delete(g.wanted, key)
+	g.inFlight[&p] = struct{}{}
+	return &p, Closure{}
+}
+
+// room is how many creates may be sent beside those in flight. One that hangs
+// does not count for ever, or it would keep the others from being tried.
+func (g *Gate) room(now time.Time) int {
+	if g.ramp >= fullRamp {
+		return fullRamp
+	}
+	n := g.ramp
+	for p := range g.inFlight {
+		if now.Sub(p.begun) < rampPatience {
+			n--
+		}
+	}
+	return n
+}
+
+// rampPatience is how long a create in flight keeps another one from being
+// sent, while few may be.
+const rampPatience = time.Second
+
+// turnPause is how long a create waits at most for its turn before it asks
+// again.
+const turnPause = time.Second
+
+// asked is what one request to the shared row came to.
+type asked struct {
+	row     admission.Gate
+	changed bool
+	permits int
+	probe   bool
+}
+
+// askOf asks a row for the probe, where there has to be one, or for n permits.
+func askOf(row admission.Gate, now time.Time, left time.Duration, n int, within time.Duration, who string) asked {
+	if row.NeedsProbe(left) {
+		next, ok := row.Probe(now, left, within, who)
+		return asked{row: next, changed: ok, probe: ok}
+	}
+	next, got := row.Take(now, left, n)
+	return asked{row: next, changed: got > 0 || next.Phase != row.Phase, permits: got}
+}
+
+// askSelf asks the row of a process that is a fleet of its own.
+func (g *Gate) askSelf(n int) {
+	var got asked
+	g.change(func(row admission.Gate, now time.Time, left time.Duration) (admission.Gate, bool) {
+		got = askOf(row, now, left, n, g.probeWithin, g.source)
+		return got.row, got.changed
+	})
+	if got.changed {
+		g.grant(got)
+	}
+}
+
+// grant takes what the row gave this process, unless the row has moved on, and
+// reports whether there was anything.
+func (g *Gate) grant(a asked) bool {
+	if a.row.Window != g.row.Window {
+		return false
+	}
+	probe := a.probe && g.row.Phase == admission.Probing && g.row.Source == g.source
+	g.permits += a.permits
+	g.probe = g.probe || probe
+	if a.permits == 0 && !probe {
+		return false
+	}
+	g.granted = time.Now()
+	time.AfterFunc(2*turnPause, func() { g.returnIdle(2 * turnPause) })
+	g.show(g.row, g.until)
+	g.wake()
+	return true
+}
+
+// closing is how long what closes the gate closes it.
+type closing struct {
+	// throttled is the wait after a 429.
+	throttled time.Duration
+	// unknowns is how many unknown verdicts in a row close the gate, 0 for
+	// never, and pause for how long they do the nth time in a row.
+	unknowns int
+	pause    func(n int) time.Duration
+}
+
+// leave tells what came of a create, and reports whether that closed the gate.
+func (g *Gate) leave(p *pass, a Answer, c closing) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p.used = true
+	delete(g.inFlight, p)
+	if a.Status != 0 {
+		g.usual += (time.Since(p.begun) - g.usual) / 4
+	}
+	shut := g.row.Phase == admission.Closed
+	if p.permit && a.Verdict == VerdictNeverSent {
+		g.permits++
+	}
+	g.change(func(row admission.Gate, now time.Time, left time.Duration) (admission.Gate, bool) {
+		switch a.Verdict {
+		case VerdictThrottled:
+			return row.Throttled(now, left, c.throttled, a.Rate, g.source)
+		case VerdictUnknown:
+			return row.Unknown(now, left, c.unknowns, p.probe, c.pause, g.source)
+		case VerdictNeverSent:
+			if p.probe {
+				return row.Unsent(now, g.source)
+			}
+			return row, false
+		default:
+			return row.Answered(now, left, p.probe, a.Rate)
+		}
+	})
+	if (a.Verdict == VerdictCreated || a.Verdict == VerdictRefused) && g.ramp < fullRamp {
+		g.ramp++
+	}
+	g.wake()
+	return !shut && g.row.Phase == admission.Closed && a.Verdict != VerdictNeverSent
+}

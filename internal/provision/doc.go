@@ -5,7 +5,7 @@
 // The create call costs money and has no idempotency key, so everything here
 // serves one order of effects:
 //
-//	ledger read ──> admission (gate, limits)
+//	ledger read ──> admission (brake, gate, limits, caps)
 //	  ──> 1 intent      compare-and-set: creating, with the name row
 //	  ──> 2 POST        one attempt, ended by a hard deadline
 //	  ──> 3 result      compare-and-set: created | failed | unknown | accepted

@@ -141,6 +141,7 @@ func (g *Gate) BrakeChanged(b admission.Brake) bool {
 		on := g.brake
 		g.brake.Revision = b.Revision
 		g.setBrake = func(stored admission.Brake) (admission.Brake, bool) { return stored.Set(on.At, on.By, on.Reason) }
+		g.trips++
 		g.stir()
 		return false
 	case b.Revision == 0:
@@ -172,17 +173,18 @@ func (g *Gate) trip(set func(admission.Brake) (admission.Brake, bool)) bool {
 	g.brake = next
 	if g.controls != nil {
 		g.setBrake = set
+		g.trips++
 		g.stir()
 	}
 	g.wake()
 	return turned
 }
 
-// storeBrake makes a brake known that was set here. It returns false when that
-// has to be tried again.
+// storeBrake makes a brake known that was set here; what is stored then has the
+// last word. It returns false when that has to be tried again.
 func (g *Gate) storeBrake(ctx context.Context) bool {
 	g.mu.Lock()
-	set := g.setBrake
+	set, trips := g.setBrake, g.trips
 	g.mu.Unlock()
 	if set == nil {
 		return true
@@ -195,9 +197,15 @@ func (g *Gate) storeBrake(ctx context.Context) bool {
 		return false
 	}
 	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.trips != trips {
+		return true // set once more meanwhile, and stirred
+	}
 	g.setBrake = nil
-	g.mu.Unlock()
-	g.BrakeChanged(b)
+	if b.Revision >= g.brake.Revision {
+		g.brake, g.brakeHighest = b, max(g.brakeHighest, b.Revision)
+		g.wake()
+	}
 	return true
 }
 

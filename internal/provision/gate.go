@@ -36,8 +36,10 @@ type Gate struct {
 	unstored []gateChange
 	storing  int
 	brake    admission.Brake
-	// setBrake is how this process has set the brake, until that is stored.
+	// setBrake is how this process has set the brake, until that is stored;
+	// trips counts how often.
 	setBrake func(admission.Brake) (admission.Brake, bool)
+	trips    int
 	blind    bool
 	held     string
 	// blindSince is when blind last changed; anew is whether the next row is

@@ -598,3 +598,30 @@ func TestLedgerForgetsTheSharedRows(t *testing.T) {
 		})
 	}
 }
+
+// A suspicion that comes while another one is being stored is stored as well,
+// and one for which a person has lifted the brake before sets it no more.
+func TestSuspicionsAreStored(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		f := newCrew(w, 1, 5)
+		defer f.stop()
+		suspect := func(id string) {
+			f.workers[0].Suspect(t.Context(), []provision.Finding{{Finding: provision.FindingSuspectedDouble, VPSID: id}})
+		}
+		suspect("vps_1")
+		synctest.Wait() // on its way
+		suspect("vps_2")
+		pass(time.Second)
+		if b := f.rows.brake; !b.On || len(b.Doubles) != 2 {
+			t.Errorf("stored is %+v", b)
+		}
+		_, _ = f.rows.UpdateBrake(t.Context(), func(b admission.Brake) (admission.Brake, bool) { return b.Lift(time.Now(), "ops", "looked") })
+		pass(time.Second)
+		suspect("vps_1")
+		pass(time.Second)
+		if _, on := f.workers[0].gate.Braked(); on || f.rows.brake.On {
+			t.Errorf("set again, here %v, stored %+v", on, f.rows.brake)
+		}
+	})
+}

@@ -61,6 +61,13 @@ func (c *rows) UpdateSpend(_ context.Context, change func(admission.Spend) (admi
 	return updateRow(c, &c.spend, func(s *admission.Spend, n uint64) { s.Revision = n }, change, func(admission.Spend) {})
 }
 
+// stored is the gate and the brake as they stand.
+func (c *rows) stored() (admission.Gate, admission.Brake) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.gate, c.brake
+}
+
 func updateRow[T any](c *rows, row *T, stamp func(*T, uint64), change func(T) (T, bool), tell func(T)) (T, error) {
 	c.moment()
 	c.mu.Lock()
@@ -250,7 +257,8 @@ func TestFleetUnderALimiter(t *testing.T) {
 								return len(l.windows) > 8 || time.Now().After(late)
 							})
 							if len(l.windows) < 9 {
-								t.Fatalf("%d windows in the time of 20; the gate: %+v", len(l.windows), f.rows.gate)
+								gate, _ := f.rows.stored()
+								t.Fatalf("%d windows in the time of 20; the gate: %+v", len(l.windows), gate)
 							}
 							for n, w := range l.windows[:8] {
 								t.Logf("window %d: %d of %d, %d refused", n, w.accepted, limit, w.refused)
@@ -473,7 +481,7 @@ func TestCaps(t *testing.T) {
 				began := time.Now()
 				go func() {
 					pass(10 * time.Minute)
-					if !f.rows.brake.On {
+					if _, brake := f.rows.stored(); !brake.On {
 						t.Error("the brake is not on")
 					}
 					if n := f.servers(); n != 20 {
@@ -570,10 +578,7 @@ func TestLedgerForgetsTheSharedRows(t *testing.T) {
 					pass(time.Second)
 					forget() // while paused
 					pass(time.Minute)
-					f.rows.mu.Lock()
-					on := f.rows.brake.On
-					f.rows.mu.Unlock()
-					if !on {
+					if _, brake := f.rows.stored(); !brake.On {
 						t.Error("the brake was forgotten")
 					}
 					before := len(w.api.sent())
@@ -587,7 +592,8 @@ func TestLedgerForgetsTheSharedRows(t *testing.T) {
 				f.run(4, func() bool { return len(w.api.sent()) >= 201 || time.Since(began) > time.Hour })
 				calls := w.api.sent()
 				if len(calls) != 201 {
-					t.Errorf("%d creates in an hour, want 200 and the refused one; the gate: %+v", len(calls), f.rows.gate)
+					gate, _ := f.rows.stored()
+					t.Errorf("%d creates in an hour, want 200 and the refused one; the gate: %+v", len(calls), gate)
 				}
 				for _, c := range calls {
 					if d := c.At.Sub(calls[4].Ended); d > 50*time.Millisecond && d < time.Minute {
@@ -613,15 +619,16 @@ func TestSuspicionsAreStored(t *testing.T) {
 		synctest.Wait() // on its way
 		suspect("vps_2")
 		pass(time.Second)
-		if b := f.rows.brake; !b.On || len(b.Doubles) != 2 {
+		if _, b := f.rows.stored(); !b.On || len(b.Doubles) != 2 {
 			t.Errorf("stored is %+v", b)
 		}
 		_, _ = f.rows.UpdateBrake(t.Context(), func(b admission.Brake) (admission.Brake, bool) { return b.Lift(time.Now(), "ops", "looked") })
 		pass(time.Second)
 		suspect("vps_1")
 		pass(time.Second)
-		if _, on := f.workers[0].gate.Braked(); on || f.rows.brake.On {
-			t.Errorf("set again, here %v, stored %+v", on, f.rows.brake)
+		_, brake := f.rows.stored()
+		if _, on := f.workers[0].gate.Braked(); on || brake.On {
+			t.Errorf("set again, here %v, stored %+v", on, brake)
 		}
 	})
 }

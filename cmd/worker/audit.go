@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-
-	"github.com/jedib0t/go-pretty/v6/table"
 
 	"github.com/hostup/deploy-worker/internal/provision"
 )
@@ -49,33 +46,15 @@ func (c *auditCmd) Run(ctx context.Context, t *terminal) error {
 }
 
 func (c *auditCmd) print(t *terminal, found []provision.Finding) error {
-	enc := json.NewEncoder(t.out)
-	switch c.Output {
-	case "json":
-		if found == nil {
-			found = []provision.Finding{}
+	return printAll(t.out, c.outputFlag, found, func() error {
+		if len(found) == 0 {
+			_, err := fmt.Fprintln(t.out, "ledger and account agree")
+			return err
 		}
-		enc.SetIndent("", "  ")
-		return enc.Encode(found)
-	case "jsonl":
+		tab := newTable(t.out, []string{"FINDING", "SERVER", "NAME", "KEY", "PER HOUR", "DETAIL"}, "DETAIL", "KEY", "NAME")
 		for _, f := range found {
-			if err := enc.Encode(f); err != nil {
-				return err
-			}
+			tab.row(string(f.Finding), f.VPSID, f.Name, f.IdempotencyKey, fmt.Sprintf("%.2f %s", f.PricePerHour, f.Currency), f.Detail)
 		}
-		return nil
-	}
-	if len(found) == 0 {
-		_, err := fmt.Fprintln(t.out, "ledger and account agree")
-		return err
-	}
-	w := table.NewWriter()
-	w.SetOutputMirror(t.out)
-	w.SetStyle(table.StyleRounded)
-	w.AppendHeader(table.Row{"FINDING", "SERVER", "NAME", "KEY", "PER HOUR", "DETAIL"})
-	for _, f := range found {
-		w.AppendRow(table.Row{f.Finding, f.VPSID, f.Name, f.IdempotencyKey, fmt.Sprintf("%.2f %s", f.PricePerHour, f.Currency), f.Detail})
-	}
-	w.Render()
-	return nil
+		return tab.print()
+	})
 }

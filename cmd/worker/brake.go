@@ -114,7 +114,7 @@ func (c *brakeFlags) tell(w io.Writer, b admission.Brake, changed bool, done, al
 		return err
 	}
 	if b.By != "" {
-		already += fmt.Sprintf(" (%s, %s: %s)", b.At.UTC().Format(time.RFC3339), b.By, b.Reason)
+		already += fmt.Sprintf(" (%s, %s: %s)", ago(time.Now(), b.At), b.By, b.Reason)
 	}
 	_, err := fmt.Fprintln(w, already)
 	return err

@@ -16,6 +16,8 @@ const (
 	exitFailed      = 1
 	exitUsage       = 2
 	exitNotFound    = 3
+	exitPartly      = 4
+	exitTimeout     = 5
 	exitInterrupted = 130
 )
 
@@ -41,13 +43,6 @@ const description = `Turns deploy requests from NATS JetStream into exactly one 
 
 Try it without anything else: worker demo`
 
-// terminal is what a command talks to. Results go to out, logs and progress to
-// err.
-type terminal struct {
-	out io.Writer
-	err io.Writer
-}
-
 // usageError is a mistake of the caller: exit code 2.
 type usageError struct{ error }
 
@@ -58,6 +53,17 @@ type notFoundError struct{ error }
 
 func (e notFoundError) Unwrap() error { return e.error }
 
+// partlyError: some of a batch failed: exit code 4. What failed has been told on
+// stdout already.
+type partlyError struct{ error }
+
+func (e partlyError) Unwrap() error { return e.error }
+
+// timeoutError: what was waited for did not happen in time: exit code 5.
+type timeoutError struct{ error }
+
+func (e timeoutError) Unwrap() error { return e.error }
+
 // quietError has been told on stdout already: exit code 1 and no more words.
 type quietError struct{ error }
 
@@ -67,7 +73,7 @@ func (e quietError) Unwrap() error { return e.error }
 type helped struct{ code int }
 
 // run is the program: it returns the exit code and never exits itself.
-func run(ctx context.Context, args []string, out, errOut io.Writer) (code int) {
+func run(ctx context.Context, args []string, t *terminal) (code int) {
 	defer func() {
 		if p := recover(); p != nil {
 			h, ok := p.(helped)
@@ -81,7 +87,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) (code int) {
 	file := make(fileValues)
 	parser, err := kong.New(&c,
 		kong.Name("worker"), kong.Description(description),
-		kong.Writers(out, errOut),
+		kong.Writers(t.out, t.err),
 		kong.Exit(func(code int) { panic(helped{code}) }),
 		kong.Resolvers(file),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
@@ -96,21 +102,21 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) (code int) {
 	unreadable := checkValues(parser, args, file)
 	parsed, err := parser.Parse(args)
 	if err != nil {
-		return report(errOut, usageError{fmt.Errorf("%w\nsee `worker --help`", errors.Join(unreadable, err))})
+		return report(t.err, usageError{fmt.Errorf("%w\nsee `worker --help`", errors.Join(unreadable, err))})
 	}
 	if err := errors.Join(unreadable, validate(parsed)); err != nil {
-		return report(errOut, usageError{err})
+		return report(t.err, usageError{err})
 	}
 	parsed.BindTo(ctx, (*context.Context)(nil))
-	err = parsed.Run(&terminal{out: out, err: errOut}, parsed)
+	err = parsed.Run(t, parsed)
 	if err == nil {
 		return exitDone
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		_, _ = fmt.Fprintln(errOut, "worker: interrupted")
+		_, _ = fmt.Fprintln(t.err, "worker: interrupted")
 		return exitInterrupted
 	}
-	return report(errOut, err)
+	return report(t.err, err)
 }
 
 // validate asks the chosen command what is wrong with its settings.
@@ -127,11 +133,23 @@ func report(w io.Writer, err error) int {
 		return exitFailed
 	}
 	_, _ = fmt.Fprintln(w, "worker:", err)
-	if _, usage := errors.AsType[usageError](err); usage {
-		return exitUsage
-	}
-	if _, absent := errors.AsType[notFoundError](err); absent {
-		return exitNotFound
+	for _, kind := range []struct {
+		code int
+		is   func(error) bool
+	}{
+		{exitUsage, isA[usageError]},
+		{exitNotFound, isA[notFoundError]},
+		{exitPartly, isA[partlyError]},
+		{exitTimeout, isA[timeoutError]},
+	} {
+		if kind.is(err) {
+			return kind.code
+		}
 	}
 	return exitFailed
+}
+
+func isA[E error](err error) bool {
+	_, is := errors.AsType[E](err)
+	return is
 }

@@ -1,14 +1,13 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
-	"sort"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
-	"github.com/jedib0t/go-pretty/v6/table"
 
 	"github.com/hostup/deploy-worker/internal/broker"
 )
@@ -18,41 +17,19 @@ type configCmd struct {
 	outputFlag
 }
 
-// outputFlag chooses how a reader prints.
-type outputFlag struct {
-	Output string `name:"output" short:"o" env:"WORKER_OUTPUT" enum:"table,json,jsonl" default:"table" help:"table, json or jsonl."`
-}
-
-// people reports whether a person reads the output.
-func (o outputFlag) people() bool { return o.Output == "table" }
-
 // redacted stands for a secret that is set.
 const redacted = "[redacted]"
 
 // Run prints every variable with its effective value.
 func (c *configCmd) Run(t *terminal, parsed *kong.Context) error {
 	values := effective(parsed)
-	if !c.people() {
-		enc := json.NewEncoder(t.out)
-		if c.Output == "json" {
-			enc.SetIndent("", "  ")
+	return printOne(t.out, c.outputFlag, values, func() error {
+		tab := newTable(t.out, []string{"VARIABLE", "VALUE"}, "VALUE")
+		for _, name := range slices.Sorted(maps.Keys(values)) {
+			tab.row(name, values[name])
 		}
-		return enc.Encode(values)
-	}
-	w := table.NewWriter()
-	w.SetOutputMirror(t.out)
-	w.SetStyle(table.StyleLight)
-	w.AppendHeader(table.Row{"VARIABLE", "VALUE"})
-	names := make([]string, 0, len(values))
-	for name := range values {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	for _, name := range names {
-		w.AppendRow(table.Row{name, values[name]})
-	}
-	w.Render()
-	return nil
+		return tab.print()
+	})
 }
 
 // effective returns the variables of the worker with what they are in force.

@@ -2,14 +2,12 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -80,31 +78,17 @@ func (c *doctorCmd) Run(ctx context.Context, t *terminal) error {
 }
 
 func (c *doctorCmd) print(t *terminal, found []examination) error {
-	enc := json.NewEncoder(t.out)
-	switch c.Output {
-	case "json":
-		enc.SetIndent("", "  ")
-		return enc.Encode(found)
-	case "jsonl":
+	return printAll(t.out, c.outputFlag, found, func() error {
+		tab := newTable(t.out, []string{"STATUS", "CHECK", "DETAIL"}, "DETAIL")
 		for _, e := range found {
-			if err := enc.Encode(e); err != nil {
-				return err
+			detail := e.Detail
+			if e.Fix != "" {
+				detail += "\n-> " + e.Fix
 			}
+			tab.row(e.Status, e.Check, detail)
 		}
-		return nil
-	}
-	w := table.NewWriter()
-	w.SetOutputMirror(t.out)
-	w.SetStyle(table.StyleLight)
-	w.Style().Options = table.OptionsNoBordersAndSeparators
-	for _, e := range found {
-		w.AppendRow(table.Row{e.Status, e.Check, e.Detail})
-		if e.Fix != "" {
-			w.AppendRow(table.Row{"", "", "-> " + e.Fix})
-		}
-	}
-	w.Render()
-	return nil
+		return tab.print()
+	})
 }
 
 // broker examines NATS.
@@ -240,7 +224,7 @@ func (d *doctor) shared(ctx context.Context, js jetstream.JetStream) {
 	case err != nil:
 		d.say("gate", checkFail, err.Error(), "")
 	case g.Shut(time.Until(g.Until)):
-		d.say("gate", checkWarn, fmt.Sprintf("closed until %s: %s, met by %s", g.Until.UTC().Format(time.RFC3339), g.Reason, g.Source), "it opens by itself")
+		d.say("gate", checkWarn, fmt.Sprintf("closed, it opens %s: %s, met by %s", ago(time.Now(), g.Until), g.Reason, g.Source), "it opens by itself")
 	default:
 		d.say("gate", checkOK, "open", "")
 	}

@@ -132,7 +132,7 @@ func (e *engine) newSweeper() *consumer.Sweeper {
 func replica() string {
 	host, err := os.Hostname()
 	if err != nil {
-		host = "unknown"
+		host = unknown
 	}
 	return host + "/" + rand.Text()[:8]
 }

@@ -4,9 +4,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"os"
-
-	"golang.org/x/term"
 
 	"github.com/hostup/deploy-worker/internal/telemetry"
 )
@@ -40,10 +37,4 @@ func (s logSettings) logger(w io.Writer) *slog.Logger {
 		return slog.New(telemetry.LogHandler(slog.NewTextHandler(w, opts)))
 	}
 	return slog.New(telemetry.LogHandler(slog.NewJSONHandler(w, opts)))
-}
-
-// isTerminal reports whether a person looks at w.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
 }

@@ -19,5 +19,5 @@ func main() {
 		<-signals
 		os.Exit(exitInterrupted) // second: now
 	}()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(ctx, os.Args[1:], &terminal{in: os.Stdin, out: os.Stdout, err: os.Stderr}))
 }

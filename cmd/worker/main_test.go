@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/rogpeppe/go-internal/testscript"
+
 	"github.com/hostup/deploy-worker/internal/broker/brokertest"
 )
 
@@ -19,6 +21,15 @@ func TestMain(m *testing.M) {
 	if os.Getenv(beTheWorker) == "1" {
 		main()
 	}
+	// The scripts call the program by its name.
+	testscript.Main(tests{m}, map[string]func(){"worker": main})
+}
+
+// tests are the tests of this package with what has to be looked at after them.
+type tests struct{ m *testing.M }
+
+// Run implements testscript.TestingM.
+func (t tests) Run() int {
 	// The tests wait far more than they work: more of them at once than there
 	// are processors, unless somebody asked for a number.
 	flag.Parse()
@@ -27,5 +38,5 @@ func TestMain(m *testing.M) {
 	if !asked {
 		_ = flag.Set("test.parallel", strconv.Itoa(max(cap(slots), runtime.GOMAXPROCS(0)))) // it is a flag and a number
 	}
-	os.Exit(brokertest.Main(m))
+	return brokertest.Main(t.m)
 }

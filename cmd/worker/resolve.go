@@ -104,7 +104,7 @@ func person(named string) string {
 	if u, err := user.Current(); err == nil {
 		return u.Username
 	}
-	return "unknown"
+	return unknown
 }
 
 // withEngine runs an operator's command on a worker that consumes nothing.

@@ -12,6 +12,9 @@ var (
 	commit  = ""
 )
 
+// unknown stands for a name that cannot be found out.
+const unknown = "unknown"
+
 type versionCmd struct{}
 
 // Run prints what this binary is.
@@ -32,5 +35,5 @@ func revision() string {
 			}
 		}
 	}
-	return "unknown"
+	return unknown
 }

@@ -17,9 +17,15 @@ import (
 
 // Ledger is what is tested.
 type Ledger interface {
+	ports
+	provision.Archive
+
+	Records(ctx context.Context, each func(*provision.Record) error, states ...provision.State) error
+}
+
+type ports interface {
 	provision.Ledger
 	provision.Names
-	provision.Archive
 }
 
 // Run holds the ledgers that open returns to the contract of provision.Ledger
@@ -41,6 +47,7 @@ func Run(t *testing.T, open func(t *testing.T) Ledger) {
 		"of many intents under one name one proceeds":           oneIntent,
 		"a cancelled caller reads nothing":                      cancelled,
 		"a scan tells the newest state of every record":         scan,
+		"the records of some states, or all, are read once":     records,
 	}
 	for name, test := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -261,6 +268,53 @@ func scan(t *testing.T, l Ledger) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("scan (-want +got):\n%s", diff)
+	}
+}
+
+func records(t *testing.T, l Ledger) {
+	t.Helper()
+	read := func(states ...provision.State) map[string]provision.State {
+		got := make(map[string]provision.State)
+		if err := l.Records(t.Context(), func(r *provision.Record) error {
+			if _, twice := got[r.Key]; twice || r.Revision == 0 {
+				t.Errorf("read %q twice, or without a revision: %+v", r.Key, r)
+			}
+			got[r.Key] = r.State
+			return nil
+		}, states...); err != nil {
+			t.Fatalf("Records %v: %v", states, err)
+		}
+		return got
+	}
+	if got := read(); len(got) != 0 {
+		t.Errorf("an empty ledger has %v", got)
+	}
+	all := map[string]provision.State{"k0": provision.StateDone, "k1": provision.StateHeld, "k2": provision.StateDone, "k3": provision.StateAccepted}
+	for key, state := range all {
+		r := Record(key, "web-"+key)
+		intend(t, l, r)
+		r.State = state
+		store(t, l, r)
+	}
+	for _, want := range []map[string]provision.State{all, {"k0": provision.StateDone, "k2": provision.StateDone}, {"k1": provision.StateHeld}, {"k1": provision.StateHeld, "k3": provision.StateAccepted}} {
+		var states []provision.State
+		for _, s := range want {
+			states = append(states, s)
+		}
+		if len(want) == len(all) {
+			states = nil
+		}
+		if diff := cmp.Diff(want, read(states...)); diff != "" {
+			t.Errorf("records in %v (-want +got):\n%s", states, diff)
+		}
+	}
+	enough := errors.New("enough")
+	for _, states := range [][]provision.State{nil, {provision.StateHeld}} {
+		n := 0
+		err := l.Records(t.Context(), func(*provision.Record) error { n++; return enough }, states...)
+		if !errors.Is(err, enough) || n != 1 {
+			t.Errorf("records in %v after an error: %d more, %v", states, n-1, err)
+		}
 	}
 }
 

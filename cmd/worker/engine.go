@@ -26,6 +26,8 @@ import (
 // engine is the worker put together: edges around the core.
 type engine struct {
 	settings workerSettings
+	// name is this process in what the fleet shares.
+	name     string
 	log      *slog.Logger
 	tel      *telemetry.Telemetry
 	nc       *nats.Conn
@@ -64,10 +66,10 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 	if err != nil {
 		return nil, usageError{err}
 	}
-	e := &engine{settings: s, log: log, tel: tel, nc: nc, js: js, tokens: tokens}
+	e := &engine{settings: s, name: replica(), log: log, tel: tel, nc: nc, js: js, tokens: tokens}
 	e.book = ledger.New(js, ledger.Config{Bucket: s.Ledger, KeepNames: s.Deadline + keepNames})
 	// A probe may take as long as its call and the storing around it.
-	e.gate = provision.NewFleetGate(e.book, replica(), 2*s.CreateTimeout)
+	e.gate = provision.NewFleetGate(e.book, e.name, 2*s.CreateTimeout)
 	e.client, err = hostup.New(hostup.Config{
 		BaseURL: s.APIURL, AllowHTTP: s.AllowHTTP, Token: tokens, ReadTimeout: s.ReadTimeout,
 		UserAgent: "deploy-worker/" + version, RetryAfterMax: s.RetryAfterMax,
@@ -163,25 +165,43 @@ func (e *engine) run(ctx context.Context) error {
 	return errors.Join(err, e.core.Wait(rest))
 }
 
-// auditEvery compares the ledger with the account on a timer; 0 is off.
+// auditEvery compares the ledger with the account on a timer; 0 is off. Of
+// several replicas one looks, and all report what it found.
 func (e *engine) auditEvery(ctx context.Context, every time.Duration) {
 	for every > 0 && pause(ctx, every) {
 		if _, closed := e.gate.Closed(); closed {
 			continue // its reads would draw on the same budget
 		}
-		found, err := e.core.Audit(ctx, e.book)
-		if err != nil {
-			if ctx.Err() == nil {
-				e.log.WarnContext(ctx, "the audit was interrupted", "error", err)
-			}
-			continue
-		}
-		e.core.Suspect(ctx, found)
-		for _, f := range found {
-			e.log.WarnContext(ctx, "audit", "finding", f.Finding, "vps_id", f.VPSID, "key", f.IdempotencyKey, "name", f.Name,
-				"price_per_hour", f.PricePerHour, "currency", f.Currency, "detail", f.Detail)
+		if err := e.auditInTurn(ctx, every); err != nil && ctx.Err() == nil {
+			e.log.WarnContext(ctx, "the audit was interrupted", "error", err)
 		}
 	}
+}
+
+func (e *engine) auditInTurn(ctx context.Context, every time.Duration) error {
+	mine := false
+	row, err := e.book.UpdateAudits(ctx, func(a provision.Audits) (next provision.Audits, changed bool) {
+		next, mine = a.Turn(time.Now(), e.name, every)
+		return next, mine
+	})
+	if err != nil {
+		return fmt.Errorf("ask whose turn the audit is: %w", err)
+	}
+	if !mine {
+		e.core.Audited(ctx, row.Findings)
+		return nil
+	}
+	found, err := e.core.Audit(ctx, e.book)
+	_, told := e.book.UpdateAudits(context.WithoutCancel(ctx), func(a provision.Audits) (provision.Audits, bool) { return a.Told(e.name, found, err) })
+	if err := errors.Join(err, told); err != nil {
+		return err
+	}
+	e.core.Suspect(ctx, found)
+	for _, f := range found {
+		e.log.WarnContext(ctx, "audit", "finding", f.Finding, "vps_id", f.VPSID, "key", f.IdempotencyKey, "name", f.Name,
+			"price_per_hour", f.PricePerHour, "currency", f.Currency, "detail", f.Detail)
+	}
+	return nil
 }
 
 // complete looks whether everything that the worker writes to exists, and

@@ -17,6 +17,7 @@ const (
 	gateKey  = controlPrefix + gateName
 	brakeKey = controlPrefix + brakeName
 	spendKey = controlPrefix + "spend"
+	auditKey = controlPrefix + "audits"
 )
 
 var _ provision.Controls = (*Ledger)(nil)
@@ -34,6 +35,12 @@ func (l *Ledger) UpdateBrake(ctx context.Context, change func(admission.Brake) (
 // UpdateSpend implements provision.Controls.
 func (l *Ledger) UpdateSpend(ctx context.Context, change func(admission.Spend) (admission.Spend, bool)) (admission.Spend, error) {
 	return update(ctx, l, spendKey, change, func(s *admission.Spend) *uint64 { return &s.Revision })
+}
+
+// UpdateAudits changes the row of the timed audits, as UpdateGate does the
+// gate's.
+func (l *Ledger) UpdateAudits(ctx context.Context, change func(provision.Audits) (provision.Audits, bool)) (provision.Audits, error) {
+	return update(ctx, l, auditKey, change, func(a *provision.Audits) *uint64 { return &a.Revision })
 }
 
 // update changes one row until it is stored or ctx ends. Somebody else's change

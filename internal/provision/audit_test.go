@@ -73,7 +73,11 @@ func TestCompare(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var got []string
-			for _, f := range compare(c.records, c.servers, prices, now) {
+			compared := newComparison(c.servers, now)
+			for _, r := range c.records {
+				compared.record(r)
+			}
+			for _, f := range compared.findings(prices) {
 				got = append(got, string(f.Finding)+" "+f.VPSID+" "+f.IdempotencyKey)
 				if diff := f.PricePerHour - c.price; diff > 1e-9 || diff < -1e-9 || f.Currency != "SEK" || f.Detail == "" {
 					t.Errorf("%+v, want %v SEK per hour and a detail", f, c.price)

@@ -14,7 +14,7 @@ import (
 func (p *Provisioner) accepted(ctx context.Context, r *Record, since time.Time, m Message) (Disposition, bool, error) {
 	now := time.Now()
 	if !now.Before(r.Deadline) {
-		if since := doubt(r, m); !since.IsZero() && (r.Sent > 0 || r.Revision == 0 && m.Deliveries != 1) {
+		if since := doubt(r, m); !since.IsZero() && (r.Sent > 0 || r.Redelivered) {
 			return p.lookLast(ctx, r, m, since)
 		}
 		return Disposition{}, false, p.fail(ctx, r, p.deadlineOutcome(r, now))
@@ -252,14 +252,27 @@ func (p *Provisioner) conclude(ctx context.Context, r *Record, a Answer, turn *p
 	// is left of a paid answer.
 	p.log.InfoContext(ctx, "attempt", "key", r.Key, "attempt", r.attempt().Number, "verdict", a.Verdict,
 		"status", a.Status, "vps_id", a.VPSID, "request_id", a.RequestID, "detail", a.Detail)
+	if err := p.storeAnswer(ctx, r, a, turn); err != nil {
+		return err
+	}
+	if !r.State.Owns() && !r.State.Settled() {
+		given := *r
+		p.after(ctx, func(ctx context.Context) { p.release(ctx, &given) })
+	}
+	return nil
+}
+
+// storeAnswer applies an answer to the record and stores it.
+func (p *Provisioner) storeAnswer(ctx context.Context, r *Record, a Answer, turn *pass) error {
 	token := r.attempt().Token
 	until := time.Now().Add(p.cfg.StoreTimeout)
 	p.apply(r, a)
 	p.account(ctx, r, a, turn)
+	put := p.store
 	for n := 1; ; n++ {
-		err := p.store(ctx, r)
+		err := put(ctx, r)
 		if err == nil {
-			break
+			return nil
 		}
 		if !time.Now().Before(until) {
 			p.log.ErrorContext(ctx, "the result of a create call could not be stored", "key", r.Key, "verdict", a.Verdict, "vps_id", a.VPSID, "error", err)
@@ -281,21 +294,58 @@ func (p *Provisioner) conclude(ctx context.Context, r *Record, a Answer, turn *p
 			r.Revision = 0
 			continue
 		}
-		mine := current.attempt() != nil && current.attempt().Token == token
-		if !mine || !current.State.Owns() {
-			if a.Verdict != VerdictNeverSent && !knows(current, token, a) {
-				p.log.ErrorContext(ctx, "the result of a create call came too late to be stored", "key", r.Key, "verdict", a.Verdict, "vps_id", a.VPSID, "state", current.State)
-			}
-			return fmt.Errorf("the record of %q has moved on: %w", r.Key, ErrConflict)
+		switch newest := current.attempt(); {
+		case newest == nil || newest.Token != token:
+			return p.tooOld(ctx, current, token, a)
+		case a.Verdict == VerdictCreated && current.State == StateAccepted:
+			// Absence was proved, wrongly, and the name given back.
+			put = p.storeClaiming
+		case !current.State.Owns():
+			return p.tooOld(ctx, current, token, a)
+		default:
+			put = p.store
 		}
 		*r = *current
 		p.apply(r, a)
 	}
-	if !r.State.Owns() && !r.State.Settled() {
-		given := *r
-		p.after(ctx, func(ctx context.Context) { p.release(ctx, &given) })
+}
+
+// storeClaiming stores a server that was bought for a request which has given
+// its name back. Should another request have it now, that one is at a call of
+// its own, and what it finds may be this server: somebody has to know.
+func (p *Provisioner) storeClaiming(ctx context.Context, r *Record) error {
+	r.UpdatedAt = time.Now()
+	err := p.ports.Ledger.Intend(context.WithoutCancel(ctx), r)
+	if taken, ok := errors.AsType[*NameTakenError](err); ok {
+		p.log.ErrorContext(ctx, "a server was announced late; another request has its name by now and may take it for its own", "key", r.Key, "vps_id", r.VPSID, "owner", taken.Owner)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("store %s of %q: %w", r.State, r.Key, err)
 	}
 	return nil
+}
+
+// tooOld ends the storing of an answer to an attempt that the record has left
+// behind. A server that the answer names is evidence all the same: kept with the
+// attempt it is found by the next look.
+func (p *Provisioner) tooOld(ctx context.Context, current *Record, token string, a Answer) error {
+	moved := fmt.Errorf("the record of %q has moved on: %w", current.Key, ErrConflict)
+	if a.Verdict == VerdictNeverSent || knows(current, token, a) {
+		return moved
+	}
+	p.log.ErrorContext(ctx, "the result of a create call came too late to be stored", "key", current.Key, "verdict", a.Verdict, "vps_id", a.VPSID, "state", current.State)
+	i := slices.IndexFunc(current.Attempts, func(at Attempt) bool { return at.Token == token })
+	if i < 0 || a.VPSID == "" || current.State.Settled() {
+		return moved
+	}
+	current.Attempts = slices.Clone(current.Attempts)
+	current.Attempts[i].VPSID = a.VPSID
+	current.Attempts[i].Detail += "; an answer that came too late named " + a.VPSID
+	if err := p.store(ctx, current); err != nil && !errors.Is(err, ErrConflict) {
+		p.log.ErrorContext(ctx, "the server that a late answer named could not be stored either", "key", current.Key, "vps_id", a.VPSID, "error", err)
+	}
+	return moved
 }
 
 // knows reports whether a record that has moved on tells what an attempt came

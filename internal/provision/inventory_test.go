@@ -111,7 +111,7 @@ func (i *inventory) named(ctx context.Context, name string) ([]provision.Server,
 	l := look{At: time.Now(), Name: name, Err: i.fail()}
 	for _, s := range i.servers {
 		// The filter is asked of HostUp, and HostUp is not to be relied upon.
-		if !s.Seen.After(l.At) && (strings.EqualFold(s.Name, name) || strings.HasPrefix(s.ID, "stray")) {
+		if !s.Seen.After(l.At) && (name == "" || strings.EqualFold(s.Name, name) || strings.HasPrefix(s.ID, "stray")) {
 			out = append(out, s.Server)
 			l.IDs = append(l.IDs, s.ID)
 		}

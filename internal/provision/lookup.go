@@ -48,7 +48,7 @@ type found struct {
 // look searches the account for a server that the record may have bought since
 // a time on the worker's clock.
 func (p *Provisioner) look(ctx context.Context, r *Record, since time.Time) (found, error) {
-	servers, err := p.ports.Inventory.Named(ctx, r.Request.Name)
+	listed, err := p.ports.Inventory.Named(ctx, r.Request.Name)
 	if err != nil {
 		return found{}, fmt.Errorf("look %q up: %w", r.Request.Name, err)
 	}
@@ -56,9 +56,14 @@ func (p *Provisioner) look(ctx context.Context, r *Record, since time.Time) (fou
 	if err != nil {
 		return found{}, fmt.Errorf("read who was finished under the name %q: %w", r.Request.Name, err)
 	}
+	servers := slices.DeleteFunc(listed, func(s Server) bool { return !r.fits(s) })
+	named, err := p.named(ctx, r, servers)
+	if err != nil {
+		return found{}, err
+	}
 	var f found
-	for _, s := range servers {
-		if !r.fits(s) || past.Includes(s.ID) {
+	for _, s := range slices.Concat(servers, named) {
+		if past.Includes(s.ID) {
 			continue
 		}
 		created, err := p.ports.Inventory.CreatedAt(ctx, s.ID)
@@ -75,6 +80,9 @@ func (p *Provisioner) look(ctx context.Context, r *Record, since time.Time) (fou
 		case !past.Forgotten.IsZero() && !created.After(past.Forgotten.Add(clockSkew)):
 			c.Detail = "may belong to an earlier request of this name"
 			f.doubtful = append(f.doubtful, c)
+		case !r.sized(s):
+			c.Detail = "an answer named it, but it is not what was ordered"
+			f.doubtful = append(f.doubtful, c)
 		default:
 			f.ours = append(f.ours, c)
 		}
@@ -82,10 +90,46 @@ func (p *Provisioner) look(ctx context.Context, r *Record, since time.Time) (fou
 	return f, nil
 }
 
+// named returns the live servers that answers to the record's calls named,
+// beside those that were found by their name: the account may list them under
+// another one. An id in an answer is the strongest evidence there is, so a
+// server that cannot be read proves nothing, as a failed look does.
+func (p *Provisioner) named(ctx context.Context, r *Record, known []Server) ([]Server, error) {
+	var named []Server
+	asked := make(map[string]bool)
+	for _, a := range r.Attempts {
+		if a.VPSID == "" || asked[a.VPSID] || slices.ContainsFunc(known, func(s Server) bool { return s.ID == a.VPSID }) {
+			continue
+		}
+		asked[a.VPSID] = true
+		s, err := p.ports.Inventory.ByID(ctx, a.VPSID)
+		if err != nil {
+			return nil, fmt.Errorf("look at %s, which an answer named: %w", a.VPSID, err)
+		}
+		if !s.Live {
+			continue
+		}
+		// Under another name it may have been announced for that name.
+		past, err := p.ports.Names.Finished(ctx, s.Name)
+		if err != nil {
+			return nil, fmt.Errorf("read who was finished under the name %q: %w", s.Name, err)
+		}
+		if !past.Includes(s.ID) {
+			named = append(named, s)
+		}
+	}
+	return named, nil
+}
+
 // fits reports whether a server could be what the record asked for.
 func (r *Record) fits(s Server) bool {
-	return s.Live && s.PAYG && strings.EqualFold(s.Name, r.Request.Name) &&
-		s.CPUCores == int64(r.Request.CPUCores) && s.MemoryGB == int64(r.Request.MemoryGB) && s.StorageGB == int64(r.Request.StorageGB)
+	return s.Live && strings.EqualFold(s.Name, r.Request.Name) && r.sized(s)
+}
+
+// sized reports whether a server is of the kind and size that the record asked
+// for.
+func (r *Record) sized(s Server) bool {
+	return s.PAYG && s.CPUCores == int64(r.Request.CPUCores) && s.MemoryGB == int64(r.Request.MemoryGB) && s.StorageGB == int64(r.Request.StorageGB)
 }
 
 // Past is what is known of the servers that were announced under a name.

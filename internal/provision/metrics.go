@@ -112,11 +112,7 @@ func (i *instruments) gateClosed(ctx context.Context, reason admission.GateReaso
 
 func (i *instruments) adoptedOne(ctx context.Context) { i.adopted.Add(ctx, 1) }
 
-func (i *instruments) audited(ctx context.Context, found []Finding) {
-	counts := map[FindingKind]int64{FindingOrphan: 0, FindingSuspectedDouble: 0, FindingVanished: 0}
-	for _, f := range found {
-		counts[f.Finding]++
-	}
+func (i *instruments) audited(ctx context.Context, counts map[FindingKind]int64) {
 	for kind, n := range counts {
 		i.findings.Record(ctx, n, metric.WithAttributes(attribute.String("finding", string(kind))))
 	}

@@ -55,8 +55,8 @@ type Attempt struct {
 	VPSID    string `json:"vpsId,omitempty"`
 }
 
-// maxAttemptsKept bounds a record: of a longer history the first attempt and
-// the newest ones are kept. Numbers keep counting.
+// maxAttemptsKept bounds a record: of a longer history the first attempt, the
+// newest ones and whatever is evidence are kept. Numbers keep counting.
 const maxAttemptsKept = 32
 
 // Outcome is the end of a request: everything of its one event that the
@@ -96,6 +96,9 @@ type Record struct {
 	Stream      string    `json:"stream,omitempty"`
 	Sequence    uint64    `json:"sequence,omitempty"`
 	RequestedAt time.Time `json:"requestedAt"`
+	// Redelivered is set when the delivery that began the record was not the
+	// first one of its message: the ledger may have forgotten a call.
+	Redelivered bool `json:"redelivered,omitempty"`
 	// Deadline is the effective one: the earlier of the requester's and the
 	// configured one.
 	Deadline time.Time `json:"deadline"`
@@ -142,7 +145,7 @@ func newRecord(m Message, deadline, now time.Time) *Record {
 		Key: m.Request.Key, State: StateAccepted, Request: m.Request,
 		Encoding: m.Encoding, CausationID: m.CausationID, Trace: m.Trace,
 		Stream: m.Stream, Sequence: m.Sequence,
-		RequestedAt: m.StoredAt, Deadline: deadline, CreatedAt: now,
+		RequestedAt: m.StoredAt, Redelivered: m.Deliveries != 1, Deadline: deadline, CreatedAt: now,
 	}
 }
 
@@ -172,6 +175,19 @@ func (r *Record) unprovedSince() time.Time {
 	return since
 }
 
+// dispensable is the attempt that a record can best do without: the oldest one,
+// but neither the first of all, nor the earliest that nobody answered, nor one
+// whose answer named a server, for these say what to look for.
+func (r *Record) dispensable() int {
+	unproved := slices.IndexFunc(r.Attempts, func(a Attempt) bool { return a.Verdict == VerdictUnknown })
+	for i, a := range r.Attempts[1:] {
+		if i+1 != unproved && a.VPSID == "" {
+			return i + 1
+		}
+	}
+	return len(r.Attempts) - 1
+}
+
 // begin appends the intent of the next attempt and turns the record to
 // creating.
 func (r *Record) begin(now time.Time, within time.Duration) {
@@ -181,7 +197,8 @@ func (r *Record) begin(now time.Time, within time.Duration) {
 	}
 	if len(r.Attempts) >= maxAttemptsKept {
 		// A copy: the tail work of the attempt before may still read the old ones.
-		r.Attempts = slices.Concat(r.Attempts[:1], r.Attempts[2:])
+		i := r.dispensable()
+		r.Attempts = slices.Concat(r.Attempts[:i], r.Attempts[i+1:])
 	}
 	r.Attempts = append(r.Attempts, Attempt{Number: number, Token: rand.Text(), StartedAt: now, Within: within})
 	r.State = StateCreating

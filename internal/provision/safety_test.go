@@ -117,11 +117,7 @@ func (w *world) accounted() []string {
 		if _, ok := told[s.ID]; ok || s.Key == "" {
 			continue
 		}
-		r := w.shelf.peek(s.Key)
-		if w.wiped[s.Key] && r != nil && r.Outcome != nil && r.Outcome.Reason == provision.ReasonDeadlineExceeded {
-			continue // a known limit: nobody looks once the deadline has passed
-		}
-		if r != nil && r.State == provision.StateDone && (r.Outcome.Kind == provision.KindProvisioning || r.Outcome.Billed == provision.BilledNo) {
+		if r := w.shelf.peek(s.Key); r != nil && r.State == provision.StateDone && (r.Outcome.Kind == provision.KindProvisioning || r.Outcome.Billed == provision.BilledNo) {
 			wrong = append(wrong, fmt.Sprintf("the server %s of %q was announced for nobody, and %q ended %s, billed %s", s.ID, s.Key, s.Key, r.Outcome.Kind, r.Outcome.Billed))
 		}
 	}

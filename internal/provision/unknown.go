@@ -86,6 +86,9 @@ func (p *Provisioner) again(ctx context.Context, r *Record, elapsed time.Duratio
 	return nil
 }
 
+// nameTakenAtDeadline is why a server that was found is not adopted.
+const nameTakenAtDeadline = "there is a server that may be its own, but at the deadline its name belonged to another request"
+
 // adopt makes a server that was found the outcome of the request, once the name
 // is ours: a worker that died between losing the name and taking its intent
 // back leaves a record that may not claim anything.
@@ -93,7 +96,7 @@ func (p *Provisioner) adopt(ctx context.Context, r *Record, c Candidate) (Dispos
 	if ours, err := p.claim(ctx, r, c.VPSID); err != nil {
 		if taken, ok := errors.AsType[*NameTakenError](err); ok {
 			if now := time.Now(); !now.Before(r.Deadline) {
-				return Disposition{}, false, p.fail(ctx, r, p.unknownOutcome(r, "at the deadline its name belonged to another request", now))
+				return Disposition{}, false, p.fail(ctx, r, p.unknownOutcome(r, nameTakenAtDeadline, now))
 			}
 			p.log.InfoContext(ctx, "a server was found, but its name belongs to another request", "key", r.Key, "vps_id", c.VPSID, "owner", taken.Owner)
 			return wait(p.ceiling(2)/2+p.backoff(2), WaitName, nil), true, nil
@@ -230,7 +233,12 @@ func (p *Provisioner) lookLast(ctx context.Context, r *Record, m Message, since 
 		return Disposition{}, false, p.fail(ctx, r, p.unknownOutcome(r, "the deadline passed, and the look whether a server was bought failed: "+err.Error(), now))
 	case len(f.ours)+len(f.doubtful) > 0:
 		p.meter.looked(ctx, f)
-		return p.suspect(ctx, r, m, since)
+		d, stop, err := p.suspect(ctx, r, m, since)
+		if stop && err == nil {
+			// Whose name it is might find out; the deadline does not wait for that.
+			return Disposition{}, false, p.fail(ctx, r, p.unknownOutcome(r, nameTakenAtDeadline, now))
+		}
+		return d, stop, err
 	default:
 		p.meter.looked(ctx, f)
 		return Disposition{}, false, p.fail(ctx, r, p.deadlineOutcome(r, now))

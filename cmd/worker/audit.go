@@ -15,7 +15,11 @@ type auditCmd struct {
 
 // Help is printed below the flags' summary.
 func (*auditCmd) Help() string {
-	return `Findings:
+	return `Examples:
+  worker audit                  what the account has that no order asked for, with its price
+  worker audit -o json          the same for a program
+
+Findings:
   orphan            a live pay-as-you-go server that no request is known for
   suspected-double  a server whose name belongs to a request that was given another one
   vanished          an announced server that is not in the account any more

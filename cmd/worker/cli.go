@@ -26,17 +26,18 @@ const (
 type cli struct {
 	ConfigFile string `name:"config-file" env:"WORKER_CONFIG_FILE" placeholder:"FILE" help:"YAML file of settings, by flag or variable name. Flags win over the environment, the environment over the file."`
 
-	Run      runCmd      `cmd:"" help:"Consume requests until SIGTERM or SIGINT."`
-	Demo     demoCmd     `cmd:"" help:"Show the main job end to end on nothing but this binary."`
-	Resolve  resolveCmd  `cmd:"" help:"Decide a held request: adopt a server, try again, or abandon it."`
-	Audit    auditCmd    `cmd:"" help:"Compare the ledger with the account's servers. Changes nothing."`
-	Doctor   doctorCmd   `cmd:"" help:"Check everything that run depends on, and say what to do."`
-	Pause    pauseCmd    `cmd:"" help:"Put the brake on: no new create call anywhere in the fleet."`
-	Resume   resumeCmd   `cmd:"" help:"Take the brake off."`
-	Simulate simulateCmd `cmd:"" help:"Serve the simulated HostUp API."`
-	Setup    setupCmd    `cmd:"" help:"Create or update the streams, the consumer and the ledger."`
-	Config   configCmd   `cmd:"" help:"Print the effective configuration, secrets redacted."`
-	Version  versionCmd  `cmd:"" help:"Print version, commit and Go version."`
+	Run        runCmd        `cmd:"" help:"Consume requests until SIGTERM or SIGINT."`
+	Demo       demoCmd       `cmd:"" help:"Show the main job end to end on nothing but this binary."`
+	Resolve    resolveCmd    `cmd:"" help:"Decide a held request: adopt a server, try again, or abandon it."`
+	Audit      auditCmd      `cmd:"" help:"Compare the ledger with the account's servers. Changes nothing."`
+	Doctor     doctorCmd     `cmd:"" help:"Check everything that run depends on, and say what to do."`
+	Pause      pauseCmd      `cmd:"" help:"Put the brake on: no new create call anywhere in the fleet."`
+	Resume     resumeCmd     `cmd:"" help:"Take the brake off."`
+	Simulate   simulateCmd   `cmd:"" help:"Serve the simulated HostUp API."`
+	Setup      setupCmd      `cmd:"" help:"Create or update the streams, the consumer and the ledger."`
+	Completion completionCmd `cmd:"" help:"Print what makes a shell complete worker's commands and flags."`
+	Config     configCmd     `cmd:"" help:"Print the effective configuration, secrets redacted."`
+	Version    versionCmd    `cmd:"" help:"Print version, commit and Go version."`
 }
 
 const description = `Turns deploy requests from NATS JetStream into exactly one HostUp server and one outcome event each.
@@ -96,6 +97,7 @@ func run(ctx context.Context, args []string, t *terminal) (code int) {
 		// The command line itself is malformed: a bug, found by any test.
 		panic(err)
 	}
+	complete(parser)
 	if len(args) == 0 {
 		args = []string{"--help"}
 	}

@@ -17,6 +17,13 @@ type configCmd struct {
 	outputFlag
 }
 
+// Help is printed below the flags' summary.
+func (*configCmd) Help() string {
+	return `Examples:
+  worker config                                     what run would use here
+  worker config --config-file worker.yaml -o json   with a file, for a program`
+}
+
 // redacted stands for a secret that is set.
 const redacted = "[redacted]"
 

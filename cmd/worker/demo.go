@@ -24,7 +24,12 @@ type demoCmd struct {
 
 // Help is printed below the flags' summary.
 func (*demoCmd) Help() string {
-	return `Starts NATS with JetStream on disk, the simulated HostUp API and the worker in one process, places
+	return `Examples:
+  worker demo                   40 orders in some seconds
+  worker demo --requests 500    more of them
+  worker demo -v                with the worker's own log
+
+Starts NATS with JetStream on disk, the simulated HostUp API and the worker in one process, places
 orders (some twice, some invalid, some throttled, some whose answer gets lost), and compares every
 outcome with the one it should have. Exit code 0 when all are right. Nothing leaves this machine.`
 }

@@ -24,7 +24,11 @@ type doctorCmd struct {
 
 // Help is printed below the flags' summary.
 func (*doctorCmd) Help() string {
-	return `One line a check: ok, warning or failure, and what to do about it. Nothing is changed and nothing
+	return `Examples:
+  worker doctor                 before the first worker run, and whenever something is odd
+  worker doctor -o json         for a program
+
+One line a check: ok, warning or failure, and what to do about it. Nothing is changed and nothing
 is ordered. Exit code 1 when anything is a failure.`
 }
 

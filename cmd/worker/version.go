@@ -17,8 +17,14 @@ const unknown = "unknown"
 
 type versionCmd struct{}
 
+// Help is printed below the flags' summary.
+func (*versionCmd) Help() string {
+	return `Example:
+  worker version`
+}
+
 // Run prints what this binary is.
-func (versionCmd) Run(t *terminal) error {
+func (*versionCmd) Run(t *terminal) error {
 	_, err := fmt.Fprintf(t.out, "worker %s (commit %s, %s, %s/%s)\n", version, revision(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	return err
 }

@@ -233,6 +233,7 @@ func (p *Provisioner) withdraw(ctx context.Context, r *Record, m Message, cause 
 		p.book.Forget(r.Key)
 		p.log.DebugContext(ctx, "a request waits for its name", "key", r.Key, "owner", taken.Owner)
 		n := int(min(max(m.Deliveries, 2), maxTries))
+		r.waits(time.Now(), taken)
 		return wait(p.ceiling(n)/2+p.backoff(n)/2, WaitName, nil), true, p.store(ctx, r)
 	}
 	detail := "the intent could not be stored: " + cause.Error()
@@ -425,6 +426,9 @@ func (p *Provisioner) apply(r *Record, a Answer) {
 		if r.State != StateHeld || a.VPSID != "" {
 			r.State = StateUnknown
 		}
+	}
+	if r.State == StateAccepted {
+		r.waits(now, nil)
 	}
 }
 

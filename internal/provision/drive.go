@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -117,6 +118,7 @@ func (p *Provisioner) remember(ctx context.Context, r *Record, d Disposition) er
 		return nil // it says so already
 	}
 	r.WaitReason, r.NotBefore = d.Reason, notBefore
+	r.waits(now, d.Err)
 	err := p.store(ctx, r)
 	if err != nil && !errors.Is(err, ErrConflict) {
 		// The wait itself needs no record; without one it is only invisible.
@@ -163,6 +165,7 @@ func (p *Provisioner) hold(ctx context.Context, r *Record, why string, candidate
 	}
 	r.Search = nil
 	r.NotBefore, r.WaitReason = time.Time{}, ""
+	r.note(Note{Time: r.HeldAt, What: NoteHeld, Detail: strings.TrimSuffix(why+": "+strings.Join(idsOf(candidates), ", "), ": ")})
 	p.book.Forget(r.Key)
 	return p.store(ctx, r)
 }
@@ -191,6 +194,9 @@ func (p *Provisioner) held(ctx context.Context, r *Record, m Message) (Dispositi
 
 // fail stores a failed outcome; announcing it is the next step.
 func (p *Provisioner) fail(ctx context.Context, r *Record, o *Outcome) error {
+	if o.Reason == ReasonDeadlineExceeded || o.Reason == ReasonOutcomeUnknown {
+		r.note(Note{Time: o.OccurredAt, What: NoteDeadline, Detail: strings.TrimSuffix(string(r.State)+", waiting: "+r.WaitReason, ", waiting: ")})
+	}
 	r.State, r.Outcome = StateFailed, o
 	r.NotBefore, r.WaitReason = time.Time{}, ""
 	p.book.Forget(r.Key)

@@ -33,3 +33,6 @@ func (g *Gate) Ramped(n int) {
 	defer g.mu.Unlock()
 	g.ramp = n
 }
+
+// Note takes something down.
+func (r *Record) Note(n Note) { r.note(n) }

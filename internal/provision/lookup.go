@@ -37,6 +37,14 @@ type Inventory interface {
 // server which that intent bought (design section 5).
 const clockSkew = 2 * time.Minute
 
+func idsOf(candidates []Candidate) []string {
+	var ids []string
+	for _, c := range candidates {
+		ids = append(ids, c.VPSID)
+	}
+	return ids
+}
+
 // found is what a look-up found, sorted by what it means.
 type found struct {
 	// ours are candidates: each may be the server that a lost answer bought.

@@ -132,6 +132,9 @@ type Record struct {
 	// Resolution is the newest decision of a person.
 	Resolution *Resolution `json:"resolution,omitempty"`
 
+	// Notes are what else happened, for people; see Note.
+	Notes []Note `json:"notes,omitempty"`
+
 	CreatedAt time.Time `json:"createdAt"`
 	UpdatedAt time.Time `json:"updatedAt"`
 

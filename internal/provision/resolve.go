@@ -34,6 +34,18 @@ type Resolution struct {
 	At     time.Time `json:"at"`
 }
 
+// String says it in one line: who decided what, and why.
+func (d Resolution) String() string {
+	what := string(d.Action)
+	switch {
+	case d.Action == ResolveAdopt:
+		what += " " + d.VPSID
+	case d.Billed != "":
+		what += ", billed " + string(d.Billed)
+	}
+	return fmt.Sprintf("%s: %s (%s)", d.By, what, d.Reason)
+}
+
 // Errors of Resolve that a caller tells apart.
 var (
 	// ErrNoRecord: the ledger does not know the key.
@@ -74,6 +86,7 @@ func (p *Provisioner) Resolve(ctx context.Context, key string, d Resolution) (*R
 		return r, err
 	}
 	r.Resolution = &d
+	r.note(Note{Time: d.At, What: NoteDecided, Detail: d.String()})
 	if err := p.store(ctx, r); err != nil {
 		return r, err
 	}

@@ -53,6 +53,7 @@ func (p *Provisioner) judge(ctx context.Context, r *Record, f found, elapsed tim
 	r.Search.Empty++
 	r.Search.Failed = 0
 	r.Search.Elapsed = elapsed
+	r.note(Note{Time: time.Now(), What: NoteLooked, Detail: lookFoundNothing})
 	if now := time.Now(); !now.Before(r.Deadline) {
 		return Disposition{}, false, p.fail(ctx, r, p.unknownOutcome(r, "still being looked up at the deadline", now))
 	}
@@ -75,7 +76,9 @@ func (p *Provisioner) judge(ctx context.Context, r *Record, f found, elapsed tim
 func (p *Provisioner) again(ctx context.Context, r *Record, elapsed time.Duration) error {
 	p.log.InfoContext(ctx, "an attempt whose answer was lost created nothing: it is tried again", "key", r.Key,
 		"attempt", r.attempt().Number, "looks", r.Search.Empty, "over", elapsed.String())
-	r.attempt().Detail += fmt.Sprintf("; %d looks over %s found no server", r.Search.Empty, elapsed.Round(time.Millisecond))
+	proof := fmt.Sprintf("%d looks over %s found no server", r.Search.Empty, elapsed.Round(time.Millisecond))
+	r.attempt().Detail += "; " + proof
+	r.note(Note{Time: time.Now(), What: NoteAbsent, Detail: proof})
 	r.State, r.Search, r.WaitReason, r.NotBefore = StateAccepted, nil, "", time.Time{}
 	p.book.Forget(r.Key)
 	if err := p.store(ctx, r); err != nil {
@@ -110,6 +113,7 @@ func (p *Provisioner) adopt(ctx context.Context, r *Record, c Candidate) (Dispos
 	r.NotBefore, r.WaitReason = time.Time{}, ""
 	r.attempt().VPSID = c.VPSID
 	r.Outcome = &Outcome{Kind: KindProvisioning, Billed: BilledYes, Adopted: true, OccurredAt: time.Now()}
+	r.note(Note{Time: r.Outcome.OccurredAt, What: NoteAdopted, Detail: c.VPSID + ", created at " + c.CreatedAt.UTC().Format(time.RFC3339)})
 	if err := p.store(ctx, r); err != nil {
 		return Disposition{}, false, err
 	}
@@ -142,6 +146,7 @@ func (p *Provisioner) lookFailed(ctx context.Context, r *Record, cause error) (D
 	}
 	p.meter.lookFailed(ctx)
 	r.Search.Failed++
+	r.note(Note{Time: time.Now(), What: NoteLooked, Detail: lookProvedNothing, Cause: cause.Error()})
 	if now := time.Now(); !now.Before(r.Deadline) {
 		return Disposition{}, false, p.fail(ctx, r, p.unknownOutcome(r, "the last look-up failed: "+cause.Error(), now))
 	}
@@ -212,6 +217,9 @@ func (p *Provisioner) lookFirst(ctx context.Context, r *Record, m Message, since
 	if len(f.ours)+len(f.doubtful) > 0 {
 		d, stop, err = p.suspect(ctx, r, m, since)
 		return false, d, stop, err
+	}
+	if len(r.Attempts) > 0 { // of a first call the record stays as small as it is
+		r.note(Note{Time: time.Now(), What: NoteLooked, Detail: lookFoundNothing})
 	}
 	// Looking took its time: the gate and the deadline come first again.
 	return !p.gate.revoked(turn) && time.Now().Before(r.Deadline), Disposition{}, false, nil

@@ -28,6 +28,10 @@ type cli struct {
 
 	Run        runCmd        `cmd:"" help:"Consume requests until SIGTERM or SIGINT."`
 	Demo       demoCmd       `cmd:"" help:"Show the main job end to end on nothing but this binary."`
+	List       listCmd       `cmd:"" help:"List the requests that the ledger knows."`
+	Get        getCmd        `cmd:"" help:"Show what the ledger holds of one request."`
+	Explain    explainCmd    `cmd:"" help:"Tell the whole story of one request, and what comes next."`
+	Events     eventsCmd     `cmd:"" help:"Follow the outcome events."`
 	Resolve    resolveCmd    `cmd:"" help:"Decide a held request: adopt a server, try again, or abandon it."`
 	Audit      auditCmd      `cmd:"" help:"Compare the ledger with the account's servers. Changes nothing."`
 	Doctor     doctorCmd     `cmd:"" help:"Check everything that run depends on, and say what to do."`
@@ -134,7 +138,7 @@ func report(w io.Writer, err error) int {
 	if _, told := errors.AsType[quietError](err); told {
 		return exitFailed
 	}
-	_, _ = fmt.Fprintln(w, "worker:", err)
+	_, _ = fmt.Fprintln(w, "worker:", harmless(err.Error()))
 	for _, kind := range []struct {
 		code int
 		is   func(error) bool

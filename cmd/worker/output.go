@@ -6,7 +6,11 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
@@ -125,15 +129,18 @@ type fitting struct {
 	to       io.Writer
 	colours  bool
 	flexible []int
+	spared   []int
 	widest   []int
 }
 
-// row appends a row. Words of outcome in it are coloured on a terminal.
+// spare makes a flexible column give way after all others.
+func (t *fitting) spare(column int) { t.spared = append(t.spared, column) }
+
+// row appends a row. What a terminal would obey in it is shown instead, and
+// words of outcome are coloured on a terminal.
 func (t *fitting) row(cells ...any) {
 	for i, c := range cells {
-		if s, ok := c.(fmt.Stringer); ok {
-			cells[i] = s.String()
-		}
+		cells[i] = harmless(fmt.Sprint(c))
 	}
 	t.note(cells)
 	if t.colours {
@@ -166,11 +173,9 @@ func (t *fitting) print() error {
 		}
 		wide := slices.Clone(t.widest)
 		for ; need > room; need-- {
-			at := -1
-			for _, i := range t.flexible {
-				if wide[i] > narrowest && (at < 0 || wide[i] > wide[at]) {
-					at = i
-				}
+			at := t.givesWay(wide, t.spared)
+			if at < 0 {
+				at = t.givesWay(wide, nil)
 			}
 			if at < 0 {
 				break
@@ -186,6 +191,18 @@ func (t *fitting) print() error {
 	}
 	_, err := fmt.Fprintln(t.to, t.Render())
 	return err
+}
+
+// givesWay is the widest of the flexible columns but some, -1 when they are all
+// as narrow as they may be.
+func (t *fitting) givesWay(wide, but []int) int {
+	at := -1
+	for _, i := range t.flexible {
+		if wide[i] > narrowest && (at < 0 || wide[i] > wide[at]) && !slices.Contains(but, i) {
+			at = i
+		}
+	}
+	return at
 }
 
 // colours of the words that say how something stands.
@@ -206,6 +223,33 @@ func colour(word string) string {
 		return c.EscapeSeq() + word + text.EscapeReset
 	}
 	return word
+}
+
+// harmless shows what a terminal would obey, or what would make a text read
+// otherwise than it is: control characters but line ends, and marks that turn
+// the direction of writing. Names and details come from outside.
+func harmless(s string) string {
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, obeyed) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s { // what is not UTF-8 becomes a replacement character
+		if obeyed(r) {
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func obeyed(r rune) bool {
+	return r != '\n' && (unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r))
+}
+
+// oneLine is harmless, and without line ends.
+func oneLine(s string) string {
+	return strings.Join(strings.FieldsFunc(harmless(s), func(r rune) bool { return r == '\n' || r == '\u2028' || r == '\u2029' }), " ")
 }
 
 // ago tells a time to a person: relative to now, coarse, "-" for none.

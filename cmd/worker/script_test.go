@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"flag"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -85,7 +86,7 @@ func runScript(t *testing.T, script string) {
 }
 
 func scriptCommands(sim *simulator.Server) map[string]func(*testscript.TestScript, bool, []string) {
-	return map[string]func(*testscript.TestScript, bool, []string){
+	commands := map[string]func(*testscript.TestScript, bool, []string){
 		"exits": func(ts *testscript.TestScript, _ bool, args []string) {
 			want, err := strconv.Atoi(args[0])
 			ts.Check(err)
@@ -138,6 +139,8 @@ func scriptCommands(sim *simulator.Server) map[string]func(*testscript.TestScrip
 			}
 		},
 	}
+	maps.Copy(commands, readerCommands())
+	return commands
 }
 
 // exitCode runs a program and leaves its output for the script to look at.
@@ -159,6 +162,10 @@ var volatile = []struct {
 	word string
 }{
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)`), "TIME"},
+	{regexp.MustCompile(`\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [A-Z]+\b`), "CLOCK"},
+	{regexp.MustCompile(`(?m)^\d{4}-\d\d-\d\d [A-Z]+$`), "DAY"},
+	{regexp.MustCompile(`(?m)^\d\d:\d\d:\d\d\b`), "CLOCK"},
+	{regexp.MustCompile(`│ (\d+(ms|s|m|h|d))+ +│`), "│ WHEN │"},
 	{regexp.MustCompile(`\b(in )?(\d+(ms|s|m|h|d))+( ago)\b|\bin (\d+(ms|s|m|h|d))+\b`), "WHEN"},
 	{regexp.MustCompile(`\b(vps|ord|inv|req)_[0-9a-z]+\b`), "${1}_ID"},
 	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "HOST"},
@@ -183,6 +190,9 @@ func TestPlain(t *testing.T) {
 		"it goes on in 12s":                                      "it goes on WHEN",
 		"http://127.0.0.1:4711/x":                                "http://HOST/x",
 		"╭─────┬──╮":                                             "╭─┬─╮",
+		"2026-11-26 03:04:05 UTC":                                "CLOCK",
+		"│ 3m2s │ a":                                             "│ WHEN │ a",
+		"2026-11-26 UTC\n03:04:05  failed":                       "DAY\nCLOCK  failed",
 		"nothing volatile":                                       "nothing volatile",
 	} {
 		if got := plain(in); got != want {

@@ -31,6 +31,7 @@ type FollowConfig struct {
 type Followed struct {
 	provision.Event
 
+	Subject  string
 	Sequence uint64
 	StoredAt time.Time
 	// Unreadable says why the message is no event that this version knows; of
@@ -92,8 +93,11 @@ func Follow(ctx context.Context, js jetstream.JetStream, c FollowConfig, ready f
 		if err != nil {
 			return fmt.Errorf("follow the events in %s: %w", c.Stream, err)
 		}
-		f := Followed{Sequence: meta.Sequence.Stream, StoredAt: meta.Timestamp}
+		f := Followed{Subject: m.Subject(), Sequence: meta.Sequence.Stream, StoredAt: meta.Timestamp}
 		f.Event, f.Unreadable = DecodeEvent(m.Headers(), m.Data())
+		if f.Unreadable != nil {
+			f.ID, f.Key = ceAttribute(m.Headers(), headerID), ceAttribute(m.Headers(), headerSubject)
+		}
 		if err := each(f); err != nil {
 			return err
 		}

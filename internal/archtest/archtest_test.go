@@ -168,6 +168,10 @@ type ban struct {
 	why  string
 }
 
+// screen draws, and only its command may import it: bubbletea has no place in
+// what the worker does.
+const screen = "internal/top"
+
 // edges are the packages that touch the world outside.
 var edges = []string{"consumer", "hostup", "ledger", "events", "telemetry", "broker", "simulator"}
 
@@ -196,6 +200,14 @@ func bans() []ban {
 		{
 			"internal/admission", "nats.go and nats-server", within("github.com/nats-io"),
 			"admission only decides over values it is handed",
+		},
+		{
+			screen, "nats.go and nats-server", within("github.com/nats-io"),
+			"the screen is fed through functions, so that every screen can be tested without a broker",
+		},
+		{
+			screen, "net/http", within("net/http"),
+			"the screen is fed through functions, so that every screen can be tested without an API",
 		},
 		{
 			"cmd/worker", "testing", exactly("testing"),
@@ -250,6 +262,32 @@ func TestArrows(t *testing.T) {
 			t.Errorf("%s must not reach a command: arrows point downwards from cmd/worker.\n\tIt does by %s",
 				p.path(), strings.Join(way, " -> "))
 		}
+	}
+}
+
+func TestOnlyItsCommandImportsTheScreen(t *testing.T) {
+	t.Parallel()
+
+	found := false
+
+	for _, p := range packages(t).ours() {
+		for _, path := range p.production() {
+			if parse(t, path, parser.ImportsOnly).imports(module + "/" + screen) {
+				if p.path() != "cmd/worker" || filepath.Base(path) != "top.go" {
+					t.Errorf("%s imports %s: only cmd/worker/top.go may, so that a build without it (-tags notop) has no bubbletea", path, screen)
+				}
+
+				found = true
+			}
+
+			if p.path() != screen && parse(t, path, parser.ImportsOnly).imports("charm.land/bubbletea/v2") {
+				t.Errorf("%s imports bubbletea: only %s draws on the whole terminal", path, screen)
+			}
+		}
+	}
+
+	if !found {
+		t.Errorf("nothing imports %s: the rule looks at the wrong files", screen)
 	}
 }
 
@@ -438,6 +476,11 @@ func (s source) name(path string) string {
 	}
 
 	return ""
+}
+
+// imports tells whether the file imports a package.
+func (s source) imports(path string) bool {
+	return slices.ContainsFunc(s.file.Imports, func(spec *ast.ImportSpec) bool { return spec.Path.Value == `"`+path+`"` })
 }
 
 // is tells whether an expression is the named thing of a package.

@@ -50,7 +50,6 @@ func TestScripts(t *testing.T) {
 	for _, script := range scripts {
 		t.Run(strings.TrimSuffix(filepath.Base(script), ".txtar"), func(t *testing.T) {
 			t.Parallel()
-			takeSlot(t)
 			runScript(t, script)
 		})
 	}
@@ -69,6 +68,11 @@ func runScript(t *testing.T, script string) {
 	testscript.Run(t, testscript.Params{
 		Files: []string{script}, RequireExplicitExec: true, RequireUniqueNames: true, UpdateScripts: *update,
 		Setup: func(e *testscript.Env) error {
+			// Not before: the script is a parallel test of its own by now. One that
+			// held a slot while it waits to be let run, and others that run and wait
+			// for a slot, would wait for ever.
+			slots <- struct{}{}
+			e.Defer(func() { <-slots })
 			for name, value := range map[string]string{
 				"NATS_URL": srv.URL, "HOSTUP_API_URL": api.URL + "/api/v2", "HOSTUP_API_TOKEN": testToken, "SIM": api.URL + "/_sim",
 				"WORKER_ADMIN_ADDR": "127.0.0.1:0", "WORKER_PROVISION": "true", "WORKER_LOG_FORMAT": "json",

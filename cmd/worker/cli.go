@@ -28,6 +28,7 @@ type cli struct {
 
 	Run        runCmd        `cmd:"" help:"Consume requests until SIGTERM or SIGINT."`
 	Demo       demoCmd       `cmd:"" help:"Show the main job end to end on nothing but this binary."`
+	Submit     submitCmd     `cmd:"" help:"Order servers: one by flags, or a file of them."`
 	List       listCmd       `cmd:"" help:"List the requests that the ledger knows."`
 	Get        getCmd        `cmd:"" help:"Show what the ledger holds of one request."`
 	Explain    explainCmd    `cmd:"" help:"Tell the whole story of one request, and what comes next."`

@@ -22,7 +22,7 @@ const patience = 45 * time.Second
 var slots = make(chan struct{}, 4)
 
 // takeSlot is called before a test starts its first process.
-func takeSlot(t *testing.T) {
+func takeSlot(t testing.TB) {
 	t.Helper()
 	slots <- struct{}{}
 	t.Cleanup(func() { <-slots })
@@ -30,7 +30,7 @@ func takeSlot(t *testing.T) {
 
 // process is one run of the program.
 type process struct {
-	t    *testing.T
+	t    testing.TB
 	cmd  *exec.Cmd
 	out  output
 	err  output
@@ -60,7 +60,7 @@ func (o *output) String() string {
 
 // start runs the program with these variables and no others of the caller's
 // that it reads.
-func start(t *testing.T, env map[string]string, args ...string) *process {
+func start(t testing.TB, env map[string]string, args ...string) *process {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -162,7 +162,7 @@ type result struct {
 }
 
 // command runs the program to its end.
-func command(t *testing.T, env map[string]string, args ...string) result {
+func command(t testing.TB, env map[string]string, args ...string) result {
 	t.Helper()
 	p := start(t, env, args...)
 	code := p.exit()
@@ -197,7 +197,7 @@ func (p *process) get(path string) (int, string) {
 	return get(p.t, p.admin+path)
 }
 
-func get(t *testing.T, url string) (int, string) {
+func get(t testing.TB, url string) (int, string) {
 	t.Helper()
 	resp, err := client.Get(url)
 	if err != nil {
@@ -230,7 +230,7 @@ func (p *process) ready(status int) string {
 
 // eventually looks again and again until ok, and fails the test when that
 // takes too long.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	end := time.After(patience)
 	again := time.NewTicker(15 * time.Millisecond)

@@ -523,7 +523,7 @@ func file(t *testing.T, name, text string) string {
 }
 
 // equal compares and says what was compared.
-func equal[V comparable](t *testing.T, what string, got, want V) {
+func equal[V comparable](t testing.TB, what string, got, want V) {
 	t.Helper()
 	if got != want {
 		t.Errorf("%s is %v, want %v", what, got, want)

@@ -173,7 +173,7 @@ type ban struct {
 const screen = "internal/top"
 
 // edges are the packages that touch the world outside.
-var edges = []string{"consumer", "hostup", "ledger", "events", "telemetry", "broker", "simulator"}
+var edges = []string{"consumer", "hostup", "ledger", "events", "telemetry", "broker", "simulator", "batch"}
 
 func bans() []ban {
 	all := []ban{
@@ -208,6 +208,10 @@ func bans() []ban {
 		{
 			screen, "net/http", within("net/http"),
 			"the screen is fed through functions, so that every screen can be tested without an API",
+		},
+		{
+			"internal/batch", "nats.go and nats-server", within("github.com/nats-io"),
+			"it reads files and keeps count; cmd/worker sends what it reads",
 		},
 		{
 			"cmd/worker", "testing", exactly("testing"),

@@ -30,7 +30,7 @@ func Decode(h nats.Header, data []byte) provision.Message {
 	env := newEnvelope(h, data)
 	b, defect := env.read()
 	m := provision.Message{
-		BodyHash:    bodyHash(data),
+		BodyHash:    BodyHash(data),
 		Encoding:    env.encoding,
 		CausationID: short(strings.ToValidUTF8(env.id.text, "\uFFFD"), maxCausationID),
 		Trace:       traceOf(h, env.trace),
@@ -84,8 +84,9 @@ func short(s string, limit int) string {
 	return s
 }
 
-// bodyHash is what makes the id of a rejected event.
-func bodyHash(data []byte) string {
+// BodyHash is what makes the id of a rejected event: the first 16 hex digits of
+// the SHA-256 of the whole body.
+func BodyHash(data []byte) string {
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:8])
 }

@@ -104,7 +104,7 @@ func TestDecodeSound(t *testing.T) {
 			t.Parallel()
 			got := Decode(c.h, []byte(c.body))
 			want := provision.Message{
-				Request: contractRequestDecoded(), BodyHash: bodyHash([]byte(c.body)), Encoding: c.encoding, CausationID: c.causation,
+				Request: contractRequestDecoded(), BodyHash: BodyHash([]byte(c.body)), Encoding: c.encoding, CausationID: c.causation,
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"maps"
@@ -15,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/hostup/deploy-worker/internal/broker/brokertest"
@@ -40,6 +44,9 @@ var update = flag.Bool("update", false, "write what the program prints into the 
 //	account JSON            changes the simulated account (POST /_sim/config)
 //	plant NAME              makes a server nobody ordered
 //	billed NAME N           wants N invoices for servers of that name
+//	stream JSON             makes a stream on the broker, or changes it
+//	publish SUBJECT FILE [HEADER=VALUE…]
+//	                        stores a message; a last line end is not part of it
 func TestScripts(t *testing.T) {
 	t.Parallel()
 
@@ -129,6 +136,18 @@ func scriptCommands(sim *simulator.Server) map[string]func(*testscript.TestScrip
 			_, err := sim.Plant(simulator.VPS{Name: args[0], IsPayg: true, Resources: simulator.Resources{CPUCores: 2, MemoryGB: 4, StorageGB: 80}, Region: "stockholm", CreatedAt: time.Now()})
 			ts.Check(err)
 		},
+		"stream": func(ts *testscript.TestScript, _ bool, args []string) {
+			ts.Check(makeStream(ts.Getenv("NATS_URL"), args[0]))
+		},
+		"publish": func(ts *testscript.TestScript, _ bool, args []string) {
+			m := nats.NewMsg(args[0])
+			m.Data = []byte(strings.TrimSuffix(ts.ReadFile(args[1]), "\n"))
+			for _, header := range args[2:] {
+				name, value, _ := strings.Cut(header, "=")
+				m.Header[name] = []string{value}
+			}
+			ts.Check(store(ts.Getenv("NATS_URL"), m))
+		},
 		"billed": func(ts *testscript.TestScript, _ bool, args []string) {
 			want, err := strconv.Atoi(args[1])
 			ts.Check(err)
@@ -145,6 +164,40 @@ func scriptCommands(sim *simulator.Server) map[string]func(*testscript.TestScrip
 	}
 	maps.Copy(commands, readerCommands())
 	return commands
+}
+
+// withBroker gives work a connection of its own.
+func withBroker(url string, work func(context.Context, jetstream.JetStream) error) error {
+	nc, err := nats.Connect(url)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return work(ctx, js)
+}
+
+func makeStream(url, config string) error {
+	return withBroker(url, func(ctx context.Context, js jetstream.JetStream) error {
+		var c jetstream.StreamConfig
+		if err := json.Unmarshal([]byte(config), &c); err != nil {
+			return err
+		}
+		_, err := js.CreateOrUpdateStream(ctx, c)
+		return err
+	})
+}
+
+func store(url string, m *nats.Msg) error {
+	return withBroker(url, func(ctx context.Context, js jetstream.JetStream) error {
+		_, err := js.PublishMsg(ctx, m)
+		return err
+	})
 }
 
 // exitCode runs a program and leaves its output for the script to look at.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hostup/deploy-worker/internal/broker"
@@ -17,7 +18,8 @@ type setupCmd struct {
 	placeSettings
 	outputFlag
 
-	DryRun bool `name:"dry-run" env:"WORKER_SETUP_DRY_RUN" help:"Print the difference and change nothing."`
+	DryRun      bool `name:"dry-run" env:"WORKER_SETUP_DRY_RUN" help:"Print the difference and change nothing."`
+	AllowWeaker bool `name:"allow-weaker" env:"WORKER_SETUP_ALLOW_WEAKER" help:"Make changes that give up some safety, and leave as it is what is unsafe and cannot be changed. Both are refused otherwise."`
 }
 
 // setupTimeout bounds the whole of setup.
@@ -30,7 +32,11 @@ func (*setupCmd) Help() string {
   worker setup                  on one server
   worker setup --replicas 3     on a cluster
 
-It is safe to repeat. What the worker does not rely on stays as you set it.`
+It is safe to repeat. What the worker does not rely on stays as you set it, and so do replicas, a
+duplicate window and max_ack_pending that are larger than asked for.
+
+A change that gives up some safety is refused: nothing at all is changed, and each of them is named.
+So is a setting that JetStream cannot change on what exists. --allow-weaker permits both.`
 }
 
 func (c *setupCmd) validate() error {
@@ -55,8 +61,15 @@ func (c *setupCmd) Run(ctx context.Context, t *terminal) error {
 	} else if err := json.NewEncoder(t.out).Encode(plan); err != nil {
 		return err
 	}
+	refused := weaker(plan)
 	if c.DryRun {
+		if len(refused) > 0 && !c.AllowWeaker {
+			_, _ = fmt.Fprintln(t.err, "worker setup would refuse this without --allow-weaker:\n"+strings.Join(refused, "\n"))
+		}
 		return nil
+	}
+	if len(refused) > 0 && !c.AllowWeaker {
+		return fmt.Errorf("nothing was changed, because safety would be given up:\n%s\nset the variable to what is there, mend it as described, or accept it with --allow-weaker", strings.Join(refused, "\n"))
 	}
 	if err := broker.Apply(ctx, plan); err != nil {
 		return err
@@ -71,13 +84,35 @@ func (c *setupCmd) Run(ctx context.Context, t *terminal) error {
 	return nil
 }
 
+// weaker names what a plan gives up, and what it has to leave unsafe.
+func weaker(plan []broker.Change) []string {
+	var all []string
+	for _, c := range plan {
+		for _, f := range c.Fields {
+			is := fmt.Sprintf("  %s %s: %s is %s, wanted %s", c.Kind, c.Name, f.Name, f.Have, f.Want)
+			if f.Weakens != "" {
+				all = append(all, is+": "+f.Weakens)
+			}
+			if f.Fixed != "" {
+				all = append(all, is+", and cannot be changed on what exists: "+f.Why+"; to mend it, "+f.Fixed)
+			}
+		}
+	}
+	return all
+}
+
 func printPlan(w io.Writer, plan []broker.Change) {
 	for _, c := range plan {
 		_, _ = fmt.Fprintf(w, "%-7s %-8s %s\n", c.Action, c.Kind, c.Name)
 		for _, f := range c.Fields {
-			if c.Action == broker.Create {
+			switch {
+			case c.Action == broker.Create:
 				_, _ = fmt.Fprintf(w, "          %-26s %s\n", f.Name, f.Want)
-			} else {
+			case f.Fixed != "":
+				_, _ = fmt.Fprintf(w, "          %-26s %s, wanted %s: stays, it cannot be changed\n", f.Name, f.Have, f.Want)
+			case f.Weakens != "":
+				_, _ = fmt.Fprintf(w, "          %-26s %s -> %s: WEAKER\n", f.Name, f.Have, f.Want)
+			default:
 				_, _ = fmt.Fprintf(w, "          %-26s %s -> %s\n", f.Name, f.Have, f.Want)
 			}
 		}

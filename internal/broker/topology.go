@@ -137,11 +137,21 @@ type Change struct {
 	after bool
 }
 
-// Field is one setting that differs.
+// Field is one setting that differs. The rest is empty for what does not exist
+// yet.
 type Field struct {
 	Name string `json:"name"`
 	Have string `json:"have,omitempty"`
 	Want string `json:"want"`
+	// Why is what comes of the setting as it is. Unsafe is set when an order may
+	// be lost, be bought twice or never be taken because of it.
+	Why    string `json:"why,omitempty"`
+	Unsafe bool   `json:"unsafe,omitempty"`
+	// Weakens is what the change gives up; empty when it gives up nothing.
+	Weakens string `json:"weakens,omitempty"`
+	// Fixed is what a person has to do, when the broker does not change this on
+	// what exists. Apply leaves such a setting as it is.
+	Fixed string `json:"fixed,omitempty"`
 }
 
 // Plan compares the broker with the topology and changes nothing.
@@ -206,8 +216,9 @@ func Missing(plan []Change) []Change {
 	return missing
 }
 
-// Apply carries out a plan, in its order. It is safe to repeat, and safe when
-// several workers do it at once.
+// Apply carries out a plan, in its order, but for what cannot be changed (see
+// Field.Fixed). It is safe to repeat, and safe when several workers do it at
+// once. It does not ask what is weakened: that is for whoever has the plan.
 func Apply(ctx context.Context, plan []Change) error {
 	for _, c := range plan {
 		if c.Action == Keep {
@@ -221,13 +232,13 @@ func Apply(ctx context.Context, plan []Change) error {
 }
 
 func (t Topology) planStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (Change, error) {
-	c := Change{Kind: "stream", Name: want.Name, Action: Keep}
-	if want.Name == "KV_"+t.Bucket {
+	c, role := Change{Kind: "stream", Name: want.Name, Action: Keep}, t.role(want.Name)
+	if role == roleLedger {
 		c.Kind, c.Name = "bucket", t.Bucket
 	}
 	s, err := js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		c.Action, c.Fields = Create, streamFields(jetstream.StreamConfig{}, want)
+		c.Action, c.Fields = Create, streamFields(role, jetstream.StreamConfig{}, want)
 		c.apply = func(ctx context.Context) error {
 			_, err := js.CreateOrUpdateStream(ctx, want)
 			return err
@@ -243,10 +254,14 @@ func (t Topology) planStream(ctx context.Context, js jetstream.JetStream, want j
 		// How long outcomes and dead letters are kept is the operator's choice.
 		want.MaxAge = have.MaxAge
 	}
-	if c.Fields = streamFields(have, want); len(c.Fields) > 0 {
+	if want.MaxAge > 0 {
+		// The broker refuses a window that is longer.
+		want.Duplicates = min(want.Duplicates, want.MaxAge)
+	}
+	if c.Fields = streamFields(role, have, want); len(c.Fields) > 0 {
 		c.Action = Update
 		c.apply = func(ctx context.Context) error {
-			_, err := js.UpdateStream(ctx, merged(have, want))
+			_, err := js.UpdateStream(ctx, merged(role, have, want))
 			return err
 		}
 	}
@@ -254,9 +269,11 @@ func (t Topology) planStream(ctx context.Context, js jetstream.JetStream, want j
 }
 
 // respecting keeps what setup must not take away from a stream that exists:
-// replicas that somebody added, and subjects that somebody else uses.
+// replicas and a longer memory of ids that somebody chose, and subjects that
+// somebody else uses.
 func respecting(have, want jetstream.StreamConfig) jetstream.StreamConfig {
 	want.Replicas = max(have.Replicas, want.Replicas)
+	want.Duplicates = max(have.Duplicates, want.Duplicates)
 	subjects := slices.Clone(have.Subjects)
 	for _, s := range want.Subjects {
 		if !slices.ContainsFunc(subjects, func(pattern string) bool { return covers(pattern, s) }) {
@@ -297,6 +314,9 @@ func (t Topology) planConsumer(ctx context.Context, js jetstream.JetStream, want
 		return c, fmt.Errorf("look at the consumer %s: %w", want.Durable, err)
 	}
 	current := have.CachedInfo().Config
+	if fewer(want.MaxAckPending, current.MaxAckPending) {
+		want.MaxAckPending = current.MaxAckPending // somebody made room for more
+	}
 	if c.Fields = consumerFields(current, want); len(c.Fields) > 0 {
 		c.Action, c.apply = Update, apply
 		want = mergedConsumer(current, want)

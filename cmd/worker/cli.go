@@ -35,6 +35,7 @@ type cli struct {
 	Events     eventsCmd     `cmd:"" help:"Follow the outcome events."`
 	Resolve    resolveCmd    `cmd:"" help:"Decide a held request: adopt a server, try again, or abandon it."`
 	Audit      auditCmd      `cmd:"" help:"Compare the ledger with the account's servers. Changes nothing."`
+	Dead       deadCmd       `cmd:"" help:"List, show and replay dead letters."`
 	Doctor     doctorCmd     `cmd:"" help:"Check everything that run depends on, and say what to do."`
 	Top        topCmd        `cmd:"" help:"Watch queue, requests, gate and limits on a full screen. Changes nothing."`
 	Pause      pauseCmd      `cmd:"" help:"Put the brake on: no new create call anywhere in the fleet."`

@@ -184,13 +184,23 @@ func (t *fitting) print() error {
 		}
 		var columns []table.ColumnConfig
 		for _, i := range t.flexible {
-			columns = append(columns, table.ColumnConfig{Number: i + 1, WidthMax: wide[i], WidthMaxEnforcer: text.WrapText})
+			columns = append(columns, table.ColumnConfig{Number: i + 1, WidthMax: wide[i], WidthMaxEnforcer: byWords})
 		}
 		t.SetColumnConfigs(columns)
 		t.SetAllowedRowLength(room)
 	}
 	_, err := fmt.Fprintln(t.to, t.Render())
 	return err
+}
+
+// byWords breaks each line between words, and inside of those that are too
+// long.
+func byWords(s string, width int) string {
+	lines := strings.Split(s, "\n")
+	for i, line := range lines {
+		lines[i] = text.WrapSoft(line, width)
+	}
+	return strings.Join(lines, "\n")
 }
 
 // givesWay is the widest of the flexible columns but some, -1 when they are all

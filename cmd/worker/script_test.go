@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -43,10 +42,9 @@ var update = flag.Bool("update", false, "write what the program prints into the 
 //	                        times, ids and ports replaced by words, for cmp
 //	account JSON            changes the simulated account (POST /_sim/config)
 //	plant NAME              makes a server nobody ordered
-//	billed NAME N           wants N invoices for servers of that name
+//	billed NAME N           waits for N invoices for servers of that name and
+//	                        wants no more
 //	stream JSON             makes a stream on the broker, or changes it
-//	publish SUBJECT FILE [HEADER=VALUE…]
-//	                        stores a message; a last line end is not part of it
 func TestScripts(t *testing.T) {
 	t.Parallel()
 
@@ -137,24 +135,22 @@ func scriptCommands(sim *simulator.Server) map[string]func(*testscript.TestScrip
 			ts.Check(err)
 		},
 		"stream": func(ts *testscript.TestScript, _ bool, args []string) {
-			ts.Check(makeStream(ts.Getenv("NATS_URL"), args[0]))
-		},
-		"publish": func(ts *testscript.TestScript, _ bool, args []string) {
-			m := nats.NewMsg(args[0])
-			m.Data = []byte(strings.TrimSuffix(ts.ReadFile(args[1]), "\n"))
-			for _, header := range args[2:] {
-				name, value, _ := strings.Cut(header, "=")
-				m.Header[name] = []string{value}
-			}
-			ts.Check(store(ts.Getenv("NATS_URL"), m))
+			var c jetstream.StreamConfig
+			ts.Check(json.Unmarshal([]byte(args[0]), &c))
+			onBroker(ts, func(ctx context.Context, js jetstream.JetStream) {
+				_, err := js.CreateOrUpdateStream(ctx, c)
+				ts.Check(err)
+			})
 		},
 		"billed": func(ts *testscript.TestScript, _ bool, args []string) {
 			want, err := strconv.Atoi(args[1])
 			ts.Check(err)
-			n := 0
-			for _, i := range sim.Invoices() {
-				if i.Name == args[0] {
-					n++
+			again := time.NewTicker(20 * time.Millisecond)
+			defer again.Stop()
+			var n int
+			for end := time.Now().Add(patience); ; <-again.C {
+				if n = invoices(sim, args[0]); n >= want || time.Now().After(end) {
+					break
 				}
 			}
 			if n != want {
@@ -166,38 +162,13 @@ func scriptCommands(sim *simulator.Server) map[string]func(*testscript.TestScrip
 	return commands
 }
 
-// withBroker gives work a connection of its own.
-func withBroker(url string, work func(context.Context, jetstream.JetStream) error) error {
-	nc, err := nats.Connect(url)
-	if err != nil {
-		return err
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	return work(ctx, js)
-}
-
-func makeStream(url, config string) error {
-	return withBroker(url, func(ctx context.Context, js jetstream.JetStream) error {
-		var c jetstream.StreamConfig
-		if err := json.Unmarshal([]byte(config), &c); err != nil {
-			return err
+func invoices(sim *simulator.Server, name string) (n int) {
+	for _, i := range sim.Invoices() {
+		if i.Name == name {
+			n++
 		}
-		_, err := js.CreateOrUpdateStream(ctx, c)
-		return err
-	})
-}
-
-func store(url string, m *nats.Msg) error {
-	return withBroker(url, func(ctx context.Context, js jetstream.JetStream) error {
-		_, err := js.PublishMsg(ctx, m)
-		return err
-	})
+	}
+	return n
 }
 
 // exitCode runs a program and leaves its output for the script to look at.

@@ -17,13 +17,13 @@ import (
 const (
 	headerReason     = "deploy-dead-reason"
 	headerDetail     = "deploy-dead-detail"
+	headerSubject    = "deploy-dead-subject"
 	headerStream     = "deploy-dead-stream"
 	headerSequence   = "deploy-dead-sequence"
 	headerDeliveries = "deploy-dead-deliveries"
 	headerTime       = "deploy-dead-time"
 	headerTruncated  = "deploy-dead-truncated"
-	// headerKept begins the name of a header that the broker would act on;
-	// `dead replay` puts it back under its own name.
+	// headerKept begins the name of a header that the broker would act on.
 	headerKept = "deploy-dead-header-"
 	// headerDropped is set when the original headers alone fill a message.
 	headerDropped = "deploy-dead-headers-dropped"
@@ -53,7 +53,7 @@ func (c *Consumer) bury(ctx context.Context, m jetstream.Msg, defect provision.D
 		dead.Header[keptName(name)] = values
 	}
 	own := map[string]string{
-		headerReason: string(defect.Reason), headerDetail: defect.Detail,
+		headerReason: string(defect.Reason), headerDetail: defect.Detail, headerSubject: m.Subject(),
 		headerStream: meta.Stream, headerSequence: strconv.FormatUint(meta.Sequence.Stream, 10),
 		headerDeliveries: strconv.FormatUint(meta.NumDelivered, 10),
 		headerTime:       time.Now().UTC().Format(time.RFC3339Nano),

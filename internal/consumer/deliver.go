@@ -66,16 +66,16 @@ func (l *lane) handle(ctx context.Context, m jetstream.Msg) (d provision.Disposi
 }
 
 // span is what the process span starts with. On the first delivery it is a
-// child of the creation context and linked to it; a redelivery may come hours
-// later and is linked only, so that no trace is endless (the messaging
-// conventions allow both).
+// child of the creation context and linked to it; a redelivery, or the replay
+// of a dead letter, may come hours later and is linked only, so that no trace
+// is endless (the messaging conventions allow both).
 func (l *lane) span(ctx context.Context, m jetstream.Msg, msg provision.Message) (context.Context, []trace.SpanStartOption) {
 	carrier := propagation.MapCarrier{"traceparent": msg.Trace.Parent, "tracestate": msg.Trace.State}
 	remote := propagation.TraceContext{}.Extract(ctx, carrier)
 	var links []trace.Link
 	if sc := trace.SpanContextFromContext(remote); sc.IsValid() {
 		links = []trace.Link{{SpanContext: sc}}
-		if msg.Deliveries <= 1 {
+		if _, replay := m.Headers()[HeaderReplayOf]; msg.Deliveries <= 1 && !replay {
 			ctx = remote
 		}
 	}

@@ -1,0 +1,76 @@
+package ledger
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hostup/deploy-worker/internal/provision"
+)
+
+// replayPrefix begins dead.<H of the id of a dead letter>.
+const replayPrefix = "dead."
+
+// Replay is the memory of a dead letter that was published again. It is kept
+// for as long as the bucket: a letter that looks as if nobody had replayed it
+// could buy again.
+type Replay struct {
+	// Letter is the id of the letter.
+	Letter string `json:"letter"`
+	// Times counts replays; the rest is of the newest.
+	Times int       `json:"times"`
+	At    time.Time `json:"at"`
+	By    string    `json:"by,omitempty"`
+	Key   string    `json:"idempotencyKey,omitempty"`
+	// Stream and Sequence are where the request was stored.
+	Stream   string `json:"stream"`
+	Sequence uint64 `json:"sequence"`
+
+	Revision uint64 `json:"-"`
+}
+
+// Replayed returns the memory of a letter, a zero one when it was never
+// replayed.
+func (l *Ledger) Replayed(ctx context.Context, letter string) (Replay, error) {
+	return l.updateReplay(ctx, letter, func(r Replay) (Replay, bool) { return r, false })
+}
+
+// NoteReplay remembers a replay and counts it.
+func (l *Ledger) NoteReplay(ctx context.Context, r Replay) error {
+	_, err := l.updateReplay(ctx, r.Letter, func(before Replay) (Replay, bool) {
+		r.Times = before.Times + 1
+		return r, true
+	})
+	return err
+}
+
+func (l *Ledger) updateReplay(ctx context.Context, letter string, change func(Replay) (Replay, bool)) (Replay, error) {
+	return update(ctx, l, replayPrefix+provision.KeyHash(letter), change, func(r *Replay) *uint64 { return &r.Revision })
+}
+
+// Replays returns what is remembered of all letters, by their id.
+func (l *Ledger) Replays(ctx context.Context) (map[string]Replay, error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	found := make(map[string]Replay)
+	err := l.store.follow(ctx, replayPrefix, true, func(c change) {
+		var r Replay
+		if len(c.data) == 0 {
+			return
+		}
+		if err := json.Unmarshal(c.data, &r); err != nil {
+			stop(fmt.Errorf("decode revision %d: %w", c.revision, err))
+			return
+		}
+		found[r.Letter] = r
+	}, func() { stop(errRead) })
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
+	}
+	if !errors.Is(err, errRead) {
+		return nil, fmt.Errorf("read what was replayed: %w", err)
+	}
+	return found, nil
+}

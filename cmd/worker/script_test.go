@@ -197,6 +197,7 @@ var volatile = []struct {
 	{regexp.MustCompile(`\b(in )?(\d+(ms|s|m|h|d))+( ago)\b|\bin (\d+(ms|s|m|h|d))+\b`), "WHEN"},
 	{regexp.MustCompile(`\b(vps|ord|inv|req)_[0-9a-z]+\b`), "${1}_ID"},
 	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "HOST"},
+	{regexp.MustCompile(`nats-version +│ \d+\.\d+\.\d+`), "nats-version │ VERSION"},
 }
 
 // plain replaces what differs from run to run. The spaces that fill a column

@@ -131,6 +131,8 @@ type Change struct {
 	Name   string  `json:"name"`
 	Action Action  `json:"action"`
 	Fields []Field `json:"fields,omitempty"`
+	// Err is why it could not be looked at; see Topology.Survey.
+	Err error `json:"-"`
 
 	apply func(context.Context) error
 	// after is set when it can only be made after an update in the same plan.
@@ -156,25 +158,39 @@ type Field struct {
 
 // Plan compares the broker with the topology and changes nothing.
 func (t Topology) Plan(ctx context.Context, js jetstream.JetStream) ([]Change, error) {
+	plan := t.Survey(ctx, js, nil)
+	for _, c := range plan {
+		if c.Err != nil {
+			return nil, c.Err
+		}
+	}
+	return plan, nil
+}
+
+// Survey is Plan that goes on behind what cannot be looked at, which has an Err,
+// and leaves out what would be looked at on a subject that is denied (see Try).
+func (t Topology) Survey(ctx context.Context, js jetstream.JetStream, denied map[string]bool) []Change {
 	var plan []Change
 	for _, want := range t.Streams() {
-		c, err := t.planStream(ctx, js, want)
-		if err != nil {
-			return nil, err
+		if denied[StreamInfo(want.Name)] {
+			continue
 		}
+		c, err := t.planStream(ctx, js, want)
+		c.Err = err
 		plan = append(plan, c)
 	}
 	for _, want := range t.Consumers() {
-		c, err := t.planConsumer(ctx, js, want)
-		if err != nil {
-			return nil, err
+		if denied[ConsumerInfo(t.Stream, want.Durable)] {
+			continue
 		}
+		c, err := t.planConsumer(ctx, js, want)
+		c.Err = err
 		// The broker refuses it while the stream does not take its subject, or
 		// while another consumer of a work queue does.
 		c.after = want.Durable == t.BatchConsumer() && slices.ContainsFunc(plan, Change.moves)
 		plan = append(plan, c)
 	}
-	return plan, nil
+	return plan
 }
 
 // moves reports whether a change is about who takes which subject.

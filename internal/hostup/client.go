@@ -39,6 +39,7 @@ type Client struct {
 	pool          *http.Transport
 	clamped       metric.Int64Counter
 	onRead        func(admission.Rate)
+	onClock       func(time.Duration)
 }
 
 // New returns a client, or the error of Config.Validate. It opens no
@@ -61,7 +62,7 @@ func New(cfg Config) (*Client, error) {
 	pool := newPool(cfg.RootCAs)
 	return &Client{
 		base: base, tokens: cfg.Token, userAgent: cfg.UserAgent, readTimeout: cfg.ReadTimeout,
-		retryAfterMax: cfg.RetryAfterMax, now: cfg.Now, clamped: clamped, onRead: cfg.OnRead,
+		retryAfterMax: cfg.RetryAfterMax, now: cfg.Now, clamped: clamped, onRead: cfg.OnRead, onClock: cfg.OnClock,
 		create: newCreateChannel(cfg), pool: pool, reads: traced(cfg, carrier{pool}),
 	}, nil
 }

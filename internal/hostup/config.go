@@ -44,6 +44,9 @@ type Config struct {
 	// OnRead, if set, is told what the answers to reads say of the rate limit.
 	// It must not block.
 	OnRead func(admission.Rate)
+	// OnClock, if set, is told how far HostUp's clock is ahead of Now, to the
+	// second, by every answer to a read that says so. It must not block.
+	OnClock func(ahead time.Duration)
 	// RetryAfterMax clamps how long the API may ask us to wait
 	// (DefaultRetryAfterMax).
 	RetryAfterMax time.Duration

@@ -28,9 +28,13 @@ func (c *Client) get(ctx context.Context, operation string, query url.Values, pa
 	if err != nil {
 		return nil, &Error{Operation: operation, Err: err}
 	}
+	asked := c.now()
 	resp, err := c.reads.RoundTrip(req) //nolint:bodyclose // readAnswer closes it
 	if err != nil {
 		return nil, &Error{Operation: operation, Err: err}
+	}
+	if d, told := ahead(resp.Header, asked, c.now()); told && c.onClock != nil {
+		c.onClock(d)
 	}
 	body, err := readAnswer(resp, token)
 	rate := parseRate(resp.Header, c.now(), c.retryAfterMax)

@@ -74,13 +74,9 @@ func (c *Client) Servers(ctx context.Context, f ServerFilter) ([]Server, error) 
 	var all []Server
 	seen := map[string]bool{}
 	for range maxPages {
-		body, err := c.get(ctx, operation, query, "vps")
+		rows, cursor, err := c.page(ctx, operation, query)
 		if err != nil {
 			return nil, err
-		}
-		rows, cursor, err := pageOf(body)
-		if err != nil {
-			return nil, &Error{Operation: operation, StatusCode: 200, Err: err}
 		}
 		for _, s := range rows {
 			// The filter is asked of HostUp; it is not relied upon.
@@ -98,6 +94,19 @@ func (c *Client) Servers(ctx context.Context, f ServerFilter) ([]Server, error) 
 		query.Set("cursor", cursor)
 	}
 	return nil, &Error{Operation: operation, StatusCode: 200, Err: fmt.Errorf("the list has more than %d pages", maxPages)}
+}
+
+// page reads one page of the list.
+func (c *Client) page(ctx context.Context, operation string, query url.Values) ([]Server, string, error) {
+	body, err := c.get(ctx, operation, query, "vps")
+	if err != nil {
+		return nil, "", err
+	}
+	rows, cursor, err := pageOf(body)
+	if err != nil {
+		return nil, "", &Error{Operation: operation, StatusCode: 200, Err: err}
+	}
+	return rows, cursor, nil
 }
 
 // pageOf returns the rows of a page and the cursor of the next one, "" after

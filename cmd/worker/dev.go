@@ -60,24 +60,28 @@ func startDev(ctx context.Context, s *workerSettings, dir string) (*development,
 	return d, nil
 }
 
-// devPort is the port of NATS_URL; the default one gives way when it is in
-// use.
+// devPort is the port of NATS_URL. The default one gives way when it is in use;
+// for another one that is said at once, where the server would try for long.
 func devPort(ctx context.Context, raw string) (int, error) {
 	text := ""
 	if u, err := url.Parse(raw); err == nil {
 		text = u.Port()
 	}
-	if text == "" || text == defaultNATSPort {
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:"+defaultNATSPort)
-		if err != nil {
-			return 0, nil //nolint:nilerr // in use: any other will do
-		}
-		_ = l.Close()
+	usual := text == "" || text == defaultNATSPort
+	if usual {
 		text = defaultNATSPort
 	}
 	port, err := strconv.Atoi(text)
+	if err == nil && port != 0 {
+		var l net.Listener
+		if l, err = new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", text)); err == nil {
+			err = l.Close()
+		} else if usual {
+			return 0, nil // any other will do
+		}
+	}
 	if err != nil {
-		return 0, usageError{fmt.Errorf("NATS_URL=%q: %w", broker.RedactURL(raw), err)}
+		return 0, usageError{fmt.Errorf("NATS_URL=%q: %w; choose another port for --dev, for example nats://127.0.0.1:0 for any free one", broker.RedactURL(raw), err)}
 	}
 	return port, nil
 }
@@ -96,13 +100,16 @@ func apiAddr(raw string) string {
 // greeting tells a newcomer what is running and what to do next.
 func (d *development) greeting(s workerSettings) string {
 	api := s.APIURL[:len(s.APIURL)-len("/api/v2")]
+	at := "NATS_URL=" + s.NATSURL
 	return fmt.Sprintf(`worker: development mode, everything in this process; nothing costs money
   NATS          %s
   HostUp API    %s (simulated; what it billed: curl %s/_sim/invoices)
-  order         nats --server %s pub %s '{"idempotencyKey":"order-1","name":"web-01","cpuCores":2,"memoryGb":4,"storageGb":80,"region":"stockholm"}'
-  see outcomes  nats --server %s stream view %s
+  order         %s worker submit --name web-01 --cpu-cores 2 --memory-gb 4 --storage-gb 80 --region stockholm --wait
+  or            nats --server %s pub %s '{"idempotencyKey":"order-1","name":"web-02","cpuCores":2,"memoryGb":4,"storageGb":80,"region":"stockholm"}'
+  see outcomes  %s worker events --from-beginning
+  watch         %s HOSTUP_API_URL=%s HOSTUP_API_TOKEN=%s worker top
 
-`, s.NATSURL, api, api, s.NATSURL, s.topology().RequestSubject(), s.NATSURL, s.EventsStream)
+`, s.NATSURL, api, api, at, s.NATSURL, s.topology().RequestSubject(), at, at, s.APIURL, devToken)
 }
 
 // stop ends what was started, in the other order.

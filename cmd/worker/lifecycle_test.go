@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"syscall"
@@ -235,6 +236,23 @@ func TestDevelopmentMode(t *testing.T) {
 	}
 	if p.out.String() != "" {
 		t.Errorf("stdout has %q; it belongs to results", p.out.String())
+	}
+}
+
+// A port that is in use is said at once, with what to do.
+func TestDevelopmentPortInUse(t *testing.T) {
+	t.Parallel()
+
+	takeSlot(t)
+	taken := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(taken.Close)
+	address := strings.TrimPrefix(taken.URL, "http://")
+	r := command(t, map[string]string{"NATS_URL": "nats://" + address, "WORKER_ADMIN_ADDR": "127.0.0.1:0"}, "run", "--dev")
+	equal(t, "exit code", r.code, exitUsage)
+	for _, says := range []string{"NATS_URL", address, "127.0.0.1:0"} {
+		if !strings.Contains(r.err, says) {
+			t.Errorf("it does not say %q: %s", says, r.err)
+		}
 	}
 }
 

@@ -101,12 +101,16 @@ func (p *Provisioner) wrongRegion(ctx context.Context, r *Record, m Message, f F
 	return Disposition{}, false, p.fail(ctx, r, outcome(ReasonInvalidRequest, problem.JSON(), time.Now()))
 }
 
+// releasePoll is how often a request asks whether a gate is open that somebody
+// has to open: who lifts a brake, or mends a key, waits to see orders move.
+const releasePoll = 8 * time.Second
+
 // behindGate is the wait for a closed gate. A gate that only Release opens is
 // looked at again after a while; in hand it is noticed at once.
 func (p *Provisioner) behindGate(c Closure) Disposition {
 	d := wait(later(time.Until(c.Until)), c.Reason, nil)
 	if c.Until.IsZero() {
-		d = wait(later(min(p.cfg.BackoffMax, authProbeMax)), c.Reason, nil)
+		d = wait(later(min(p.cfg.BackoffMax, releasePoll)), c.Reason, nil)
 	}
 	d.changed = c.changed
 	return d

@@ -63,3 +63,18 @@ func TestAuditsTakeTurns(t *testing.T) {
 		t.Errorf("nobody repeats an audit that failed: %+v", failed)
 	}
 }
+
+// Who lifts the brake sees orders move soon: what was handed back meanwhile comes
+// again within ten seconds.
+func TestAfterTheBrakeOrdersMoveSoon(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cfg.InlineWait = 0
+		wk := w.worker()
+		wk.BrakeChanged(t.Context(), admission.Brake{On: true, By: "ops", Reason: "now", Revision: 1})
+		d := wk.once(order("a"))
+		if d.Action != provision.Retry || d.Reason != "paused" || d.After <= 0 || d.After > 10*time.Second {
+			t.Errorf("%+v", d)
+		}
+	})
+}

@@ -127,6 +127,10 @@ fleet: ## Measure whether several workers behave as one careful client; SCENARIO
 fleet-short: ## Run a few scenarios of the fleet suite in a short form
 	go test -v -count=1 -timeout=0 -short ./internal/fleet -scenario=$(SCENARIO)
 
+.PHONY: submit-10k
+submit-10k: ## Order 10 000 servers from a file with worker submit, against worker run --dev
+	go test -run "^$$" -bench Submit10k -benchtime 1x ./cmd/worker
+
 .PHONY: cluster
 cluster: ## Cut off, kill, pause and restart the nodes of a NATS cluster in containers, under load
 	go test -v -count=1 -timeout=0 ./internal/crash -cluster $(CLUSTER_FLAGS)

@@ -35,12 +35,13 @@ func (c *Consumer) DeliverStranded(ctx context.Context) (int, error) {
 	before := c.passedOver
 	c.passedOver = make(map[uint64]time.Time)
 	var handled atomic.Int64
-	work, ctx := errgroup.WithContext(ctx)
+	var broken []error
+	var work errgroup.Group // without a context: nobody ends another's work
 	work.SetLimit(atOnce)
 	for _, l := range c.lanes {
 		found, err := l.stranded(ctx, stream, info.State.FirstSeq)
 		if err != nil {
-			return int(handled.Load()), errors.Join(err, work.Wait())
+			broken = append(broken, fmt.Errorf("what %s has passed over: %w", l.name, err))
 		}
 		for _, m := range found {
 			c.passedOver[m.Sequence] = m.Time
@@ -55,7 +56,8 @@ func (c *Consumer) DeliverStranded(ctx context.Context) (int, error) {
 			})
 		}
 	}
-	return int(handled.Load()), work.Wait()
+	_ = work.Wait() // it has no errors of its own
+	return int(handled.Load()), errors.Join(broken...)
 }
 
 // stranded lists the messages of a lane at or below its ack floor.

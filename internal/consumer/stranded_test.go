@@ -2,9 +2,12 @@ package consumer_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/hostup/deploy-worker/internal/provision"
 )
@@ -47,6 +50,44 @@ func TestDeliverStranded(t *testing.T) {
 	for _, m := range r.h.seen {
 		if m.Stream != "DEPLOY" || m.Sequence == 0 || m.StoredAt.IsZero() || m.Deliveries < 2 {
 			t.Errorf("handled as %+v", m)
+		}
+	}
+}
+
+// lame is a broker that does not answer for one consumer.
+type lame struct {
+	jetstream.JetStream
+}
+
+type lameStream struct {
+	jetstream.Stream
+}
+
+func (l lame) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	s, err := l.JetStream.Stream(ctx, name)
+	return lameStream{s}, err
+}
+
+func (l lameStream) Consumer(ctx context.Context, name string) (jetstream.Consumer, error) {
+	if name == "worker" {
+		return nil, errDeaf
+	}
+	return l.Stream.Consumer(ctx, name)
+}
+
+// A lane that cannot be looked at does not keep the other's messages.
+func TestDeliverStrandedOfTheOtherLane(t *testing.T) {
+	t.Parallel()
+	r := newRigs(t, time.Minute, 2)
+	r.publishBatch(3)
+	if _, err := r.js.ResetConsumerToSequence(t.Context(), "DEPLOY", "worker-batch", 4); err != nil {
+		t.Fatal(err)
+	}
+	r.js = lame{r.js}
+	r.c = r.consumer(2, patience, r.h)
+	for _, want := range []int{0, 3} {
+		if n, err := r.c.DeliverStranded(t.Context()); n != want || !errors.Is(err, errDeaf) {
+			t.Errorf("%d handled, %v; want %d", n, err, want)
 		}
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -70,7 +72,7 @@ func (s *Sweeper) Run(ctx context.Context) {
 			n, err := sweep(ctx)
 			switch {
 			case err != nil && ctx.Err() == nil:
-				s.ports.Log.WarnContext(ctx, "sweeping was interrupted", "what", what, "error", err)
+				s.ports.Log.WarnContext(ctx, "some could not be swept; they are tried again", "what", what, "swept", n, "error", err)
 			case n > 0:
 				s.ports.Log.InfoContext(ctx, "swept", "what", what, "count", n)
 			}
@@ -81,7 +83,8 @@ func (s *Sweeper) Run(ctx context.Context) {
 // atOnce is how many requests a sweep drives at a time.
 const atOnce = 8
 
-// Sweep looks once and drives what it finds. It returns how many it drove.
+// Sweep looks once and drives what it finds. It returns how many it drove, and
+// what kept it from others: one record that is broken is nobody else's.
 func (s *Sweeper) Sweep(ctx context.Context) (int, error) {
 	var quiet []string
 	now := time.Now()
@@ -94,19 +97,56 @@ func (s *Sweeper) Sweep(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("find unfinished requests: %w", err)
 	}
 	var driven atomic.Int64
-	work, ctx := errgroup.WithContext(ctx)
+	var broken faults
+	var work errgroup.Group // without a context: nobody ends another's work
 	work.SetLimit(atOnce)
 	for _, hash := range quiet {
+		if ctx.Err() != nil {
+			break
+		}
 		work.Go(func() error {
 			did, err := s.drive(ctx, hash)
 			if did {
 				driven.Add(1)
 			}
-			return err
+			if err != nil {
+				broken.add(fmt.Errorf("request %s: %w", hash, err))
+			}
+			return nil
 		})
 	}
-	err = work.Wait()
-	return int(driven.Load()), err
+	_ = work.Wait() // it has no errors of its own
+	return int(driven.Load()), broken.join()
+}
+
+// maxFaults is how many errors of one sweep are told; a broker that is away
+// would give one for each request.
+const maxFaults = 10
+
+// faults collects what went wrong beside each other.
+type faults struct {
+	mu   sync.Mutex
+	told []error
+	more int
+}
+
+func (f *faults) add(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.told) < maxFaults {
+		f.told = append(f.told, err)
+		return
+	}
+	f.more++
+}
+
+func (f *faults) join() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.more > 0 {
+		return errors.Join(append(f.told, fmt.Errorf("and %d more", f.more))...)
+	}
+	return errors.Join(f.told...)
 }
 
 // SweepNames gives back the names that have been open for long and whose owner
@@ -126,8 +166,15 @@ func (s *Sweeper) SweepNames(ctx context.Context) (int, error) {
 	return mended, errors.Join(errs...)
 }
 
-// drive drives one request if its message is gone.
-func (s *Sweeper) drive(ctx context.Context, hash string) (bool, error) {
+// drive drives one request if its message is gone. A panic is that request's
+// fault: it would otherwise end one replica after the other.
+func (s *Sweeper) drive(ctx context.Context, hash string) (driven bool, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.ports.Log.ErrorContext(ctx, "driving a request panicked", "panic", fmt.Sprint(p), "hash", hash, "stack", string(debug.Stack()))
+			driven, err = false, fmt.Errorf("driving it panicked: %v", p)
+		}
+	}()
 	r, err := s.ports.Load(ctx, hash)
 	if err != nil || r == nil || r.State == provision.StateDone {
 		return false, err

@@ -3,12 +3,17 @@ package consumer_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/hostup/deploy-worker/internal/consumer"
 	"github.com/hostup/deploy-worker/internal/provision"
@@ -87,6 +92,75 @@ func TestSweepReportsWhatItCannotRead(t *testing.T) {
 	}, time.Hour, time.Minute)
 	if _, err := sweeper.Sweep(t.Context()); !errors.Is(err, broken) {
 		t.Errorf("Sweep = %v", err)
+	}
+}
+
+// deaf is a broker that does not answer for one stream.
+type deaf struct {
+	jetstream.JetStream
+}
+
+var errDeaf = errors.New("no answer")
+
+func (d deaf) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	if name == "DEAF" {
+		return nil, errDeaf
+	}
+	return d.JetStream.Stream(ctx, name)
+}
+
+// What cannot be read, looked for or handled keeps nobody else from being
+// driven, wherever it stands, and each is told of.
+func TestSweepGoesOnPastWhatIsBroken(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, time.Minute, 1)
+	unreadable := errors.New("decode revision 7")
+	const others = 40
+	broken := []string{"unreadable", "deaf", "poison"}
+	hashes := slices.Clone(broken)
+	for i := range others {
+		hashes = append(hashes, fmt.Sprintf("gone-%d", i))
+	}
+	var driven atomic.Int64
+	sweeper := consumer.NewSweeper(consumer.SweepPorts{
+		JetStream: deaf{r.js}, Log: slog.New(slog.NewTextHandler(r.logs, nil)),
+		Unfinished: func(_ context.Context, each func(consumer.Unfinished)) error {
+			for _, hash := range hashes {
+				each(consumer.Unfinished{Hash: hash, StoredAt: time.Now().Add(-time.Hour)})
+			}
+			return nil
+		},
+		Load: func(ctx context.Context, hash string) (*provision.Record, error) {
+			if hash == "unreadable" {
+				return nil, unreadable
+			}
+			stream := "GONE"
+			if hash == "deaf" {
+				stream = "DEAF"
+			}
+			return &provision.Record{Key: hash, State: provision.StateUnknown, Stream: stream, Sequence: 1}, ctx.Err()
+		},
+		Resume: func(ctx context.Context, key string) provision.Disposition {
+			if key == "poison" {
+				panic("boom")
+			}
+			if ctx.Err() == nil {
+				driven.Add(1)
+			}
+			return provision.Disposition{}
+		},
+	}, time.Hour, time.Minute)
+	n, err := sweeper.Sweep(t.Context())
+	if n != others || driven.Load() != others {
+		t.Errorf("drove %d, counted %d, want %d", driven.Load(), n, others)
+	}
+	if !errors.Is(err, unreadable) || !errors.Is(err, errDeaf) || !strings.Contains(fmt.Sprint(err), "boom") {
+		t.Errorf("Sweep = %v", err)
+	}
+	for _, hash := range broken {
+		if !strings.Contains(fmt.Sprint(err), hash) {
+			t.Errorf("%q does not say which record is meant: %s", err, hash)
+		}
 	}
 }
 

@@ -118,7 +118,8 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 // follow the consumer's: what is in work changes more often than that.
 func (e *engine) newSweeper() *consumer.Sweeper {
 	return consumer.NewSweeper(consumer.SweepPorts{
-		JetStream: e.js, Stranded: e.consumer.DeliverStranded, Load: e.book.LoadHash, Resume: e.core.Resume, Log: e.log,
+		JetStream: e.js, Consumers: []string{e.settings.Consumer, e.settings.topology().BatchConsumer()}, Log: e.log,
+		Stranded: e.consumer.DeliverStranded, Load: e.book.LoadHash, Resume: e.core.Resume,
 		OpenNames: e.core.OpenNames, Mend: e.book.Mend,
 		Unfinished: func(ctx context.Context, each func(consumer.Unfinished)) error {
 			return e.book.Scan(ctx, func(a provision.Audited) {

@@ -27,6 +27,8 @@ type Unfinished struct {
 // SweepPorts are what a Sweeper works with.
 type SweepPorts struct {
 	JetStream jetstream.JetStream
+	// Consumers are the durable consumers of the requests.
+	Consumers []string
 	// Unfinished gives every request that is not done; it must be cheap beside
 	// millions that are.
 	Unfinished func(ctx context.Context, each func(Unfinished)) error
@@ -43,7 +45,7 @@ type SweepPorts struct {
 	Log      *slog.Logger
 }
 
-// Sweeper drives requests whose message is gone from the stream: a purge, a
+// Sweeper drives requests whose message nobody will deliver any more: a purge, a
 // stream made anew, a dead letter by panic, an ack that outran its outcome.
 // Their record is all that is left of them. It also gives back names that their
 // owner did not (an open row reserves room for the whole fleet), and handles
@@ -98,6 +100,7 @@ func (s *Sweeper) Sweep(ctx context.Context) (int, error) {
 	}
 	var driven atomic.Int64
 	var broken faults
+	broker := &queues{js: s.ports.JetStream, consumers: s.ports.Consumers}
 	var work errgroup.Group // without a context: nobody ends another's work
 	work.SetLimit(atOnce)
 	for _, hash := range quiet {
@@ -105,7 +108,7 @@ func (s *Sweeper) Sweep(ctx context.Context) (int, error) {
 			break
 		}
 		work.Go(func() error {
-			did, err := s.drive(ctx, hash)
+			did, err := s.drive(ctx, broker, hash)
 			if did {
 				driven.Add(1)
 			}
@@ -168,7 +171,7 @@ func (s *Sweeper) SweepNames(ctx context.Context) (int, error) {
 
 // drive drives one request if its message is gone. A panic is that request's
 // fault: it would otherwise end one replica after the other.
-func (s *Sweeper) drive(ctx context.Context, hash string) (driven bool, err error) {
+func (s *Sweeper) drive(ctx context.Context, broker *queues, hash string) (driven bool, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.ports.Log.ErrorContext(ctx, "driving a request panicked", "panic", fmt.Sprint(p), "hash", hash, "stack", string(debug.Stack()))
@@ -179,7 +182,7 @@ func (s *Sweeper) drive(ctx context.Context, hash string) (driven bool, err erro
 	if err != nil || r == nil || r.State == provision.StateDone {
 		return false, err
 	}
-	gone, err := s.gone(ctx, r)
+	gone, err := broker.gone(ctx, Origin{r.Stream, r.Sequence, r.RequestedAt})
 	if err != nil || !gone {
 		return false, err
 	}
@@ -187,26 +190,4 @@ func (s *Sweeper) drive(ctx context.Context, hash string) (driven bool, err erro
 		s.ports.Log.WarnContext(ctx, "a request without a message waits", "key", r.Key, "reason", d.Reason, "error", d.Err)
 	}
 	return true, nil
-}
-
-// gone reports whether the message that drives a record is no longer in its
-// stream.
-func (s *Sweeper) gone(ctx context.Context, r *provision.Record) (bool, error) {
-	stream, err := s.ports.JetStream.Stream(ctx, r.Stream)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return true, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("look at the stream %s: %w", r.Stream, err)
-	}
-	m, err := stream.GetMsg(ctx, r.Sequence)
-	switch {
-	case errors.Is(err, jetstream.ErrMsgNotFound):
-		return true, nil
-	case err != nil:
-		return false, fmt.Errorf("look for message %d of %s: %w", r.Sequence, r.Stream, err)
-	}
-	// A stream that was made anew counts from 1 again: the number may belong to
-	// somebody else's message.
-	return !m.Time.Equal(r.RequestedAt), nil
 }

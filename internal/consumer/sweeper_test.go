@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/hostup/deploy-worker/internal/broker/brokertest"
 	"github.com/hostup/deploy-worker/internal/consumer"
 	"github.com/hostup/deploy-worker/internal/provision"
 )
@@ -93,6 +94,102 @@ func TestSweepReportsWhatItCannotRead(t *testing.T) {
 	if _, err := sweeper.Sweep(t.Context()); !errors.Is(err, broken) {
 		t.Errorf("Sweep = %v", err)
 	}
+}
+
+// Where acked messages stay in the stream, what its consumer is done with is
+// gone: nobody will deliver it again. A lane that has nothing to do holds nothing
+// back.
+func TestSweepWhereAckedMessagesStay(t *testing.T) {
+	t.Parallel()
+	for _, retention := range []jetstream.RetentionPolicy{jetstream.LimitsPolicy, jetstream.InterestPolicy} {
+		t.Run(retention.String(), func(t *testing.T) {
+			t.Parallel()
+			_, js := brokertest.Connect(t, brokertest.Start(t))
+			s, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "THEIRS", Subjects: []string{"deploy.>"}, Retention: retention})
+			if err != nil {
+				t.Fatal(err)
+			}
+			lane := func(name, subject string) jetstream.Consumer {
+				c, err := s.CreateConsumer(t.Context(), jetstream.ConsumerConfig{
+					Durable: name, AckPolicy: jetstream.AckExplicitPolicy, FilterSubjects: []string{subject},
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return c
+			}
+			singles := lane("worker", subject)
+			lane("worker-batch", batches)
+			// Somebody else's consumer, which keeps the messages of an interest stream.
+			lane("theirs", "deploy.>")
+			answer := map[string]func(jetstream.Msg) error{
+				"acked": jetstream.Msg.Ack, "buried": jetstream.Msg.Term,
+				"waits":   func(m jetstream.Msg) error { return m.NakWithDelay(time.Hour) },
+				"in hand": jetstream.Msg.InProgress,
+			}
+			keys := []string{"acked", "buried", "waits", "in hand", "new"}
+			for _, key := range keys {
+				if _, err := js.Publish(t.Context(), subject, []byte(key)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range len(keys) - 1 {
+				m, err := singles.Next()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := answer[string(m.Data())](m); err != nil {
+					t.Fatal(err)
+				}
+			}
+			eventually(t, "the broker to have the acks", func() bool {
+				i, err := singles.Info(t.Context())
+				return err == nil && i.AckFloor.Stream == 2
+			})
+			var unfinished []*provision.Record
+			for i, key := range keys {
+				m, err := s.GetMsg(t.Context(), uint64(i+1))
+				if err != nil {
+					t.Fatal(err)
+				}
+				unfinished = append(unfinished, &provision.Record{Key: key, State: provision.StateUnknown, Stream: "THEIRS", Sequence: m.Sequence, RequestedAt: m.Time})
+			}
+			if driven := sweepOnce(t, js, unfinished...); !slices.Equal(driven, []string{"acked", "buried"}) {
+				t.Errorf("drove %q", driven)
+			}
+		})
+	}
+}
+
+// sweepOnce sweeps some records with both consumers, and says which it drove.
+func sweepOnce(t *testing.T, js jetstream.JetStream, unfinished ...*provision.Record) []string {
+	t.Helper()
+	var mu sync.Mutex
+	var driven []string
+	sweeper := consumer.NewSweeper(consumer.SweepPorts{
+		JetStream: js, Consumers: []string{"worker", "worker-batch"}, Log: slog.New(slog.DiscardHandler),
+		Unfinished: func(_ context.Context, each func(consumer.Unfinished)) error {
+			for _, r := range unfinished {
+				each(consumer.Unfinished{Hash: r.Key, StoredAt: time.Now().Add(-time.Hour)})
+			}
+			return nil
+		},
+		Load: func(_ context.Context, hash string) (*provision.Record, error) {
+			i := slices.IndexFunc(unfinished, func(r *provision.Record) bool { return r.Key == hash })
+			return unfinished[i], nil
+		},
+		Resume: func(_ context.Context, key string) provision.Disposition {
+			mu.Lock()
+			defer mu.Unlock()
+			driven = append(driven, key)
+			return provision.Disposition{}
+		},
+	}, time.Hour, time.Minute)
+	if n, err := sweeper.Sweep(t.Context()); err != nil || n != len(driven) {
+		t.Errorf("Sweep = %d, %v, and %d were driven", n, err, len(driven))
+	}
+	slices.Sort(driven)
+	return driven
 }
 
 // deaf is a broker that does not answer for one stream.

@@ -122,10 +122,8 @@ func (e *engine) newSweeper() *consumer.Sweeper {
 		Stranded: e.consumer.DeliverStranded, Load: e.book.LoadHash, Resume: e.core.Resume,
 		OpenNames: e.core.OpenNames, Mend: e.book.Mend,
 		Unfinished: func(ctx context.Context, each func(consumer.Unfinished)) error {
-			return e.book.Scan(ctx, func(a provision.Audited) {
-				if a.State != provision.StateDone {
-					each(consumer.Unfinished{Hash: a.Hash, StoredAt: a.StoredAt})
-				}
+			return e.book.Unfinished(ctx, func(u ledger.Unfinished) {
+				each(consumer.Unfinished{Hash: u.Hash, StoredAt: u.StoredAt, Origin: consumer.Origin(u.Origin)})
 			})
 		},
 	}, sweepFactor*e.settings.AckWait, 2*max(e.settings.AckWait, e.settings.CreateTimeout))

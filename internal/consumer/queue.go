@@ -38,16 +38,50 @@ type queues struct {
 	known map[string]func() (*queue, error)
 }
 
-// gone reports whether nobody will deliver a message any more. In a work queue
-// that is what is not there: an ack takes it out. Elsewhere acked messages stay,
-// and that is what the consumers are done with; one that was answered while an
-// older one waits is noticed when that one is answered too.
+// known reports whether there is anything to go by.
+func (o Origin) known() bool { return o.Stream != "" }
+
+// hint is what the description of a queue says of one message.
+type hint int
+
+const (
+	// hintGone: nobody will deliver it.
+	hintGone hint = iota
+	// hintDoubt: it may be gone, and has to be looked for.
+	hintDoubt
+	// hintWaits: nothing says that it is gone.
+	hintWaits
+)
+
+// hint needs no request. In a work queue what is not there is gone, for an ack
+// takes it out, and what the consumers have passed is gone or was passed over.
+// Elsewhere acked messages stay, and what the consumers have passed is gone. One
+// that was answered while an older one waits cannot be told from one that waits.
+func (at *queue) hint(o Origin) hint {
+	if at.stream == nil {
+		return hintGone
+	}
+	first, last := at.info.State.FirstSeq, at.info.State.LastSeq
+	passed := o.Sequence <= at.passed
+	keeps := at.info.Config.Retention != jetstream.WorkQueuePolicy
+	switch {
+	case o.Sequence < first, o.Sequence > last, passed && keeps:
+		return hintGone
+	case passed, o.At.Before(at.info.Created):
+		return hintDoubt
+	default:
+		return hintWaits
+	}
+}
+
+// gone reports whether nobody will deliver a message any more, and looks for it
+// if need be.
 func (q *queues) gone(ctx context.Context, o Origin) (bool, error) {
 	at, err := q.look(ctx, o.Stream)
-	if err != nil || at.stream == nil {
-		return err == nil, err
+	if err != nil {
+		return false, err
 	}
-	if at.info.Config.Retention != jetstream.WorkQueuePolicy && o.Sequence <= at.passed {
+	if at.hint(o) == hintGone {
 		return true, nil
 	}
 	m, err := at.stream.GetMsg(ctx, o.Sequence)

@@ -1,11 +1,14 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +25,9 @@ type Unfinished struct {
 	Hash string
 	// StoredAt is when the broker stored its record last.
 	StoredAt time.Time
+	// Origin is the message it came from; the zero one where the ledger tells
+	// only with the record itself.
+	Origin Origin
 }
 
 // SweepPorts are what a Sweeper works with.
@@ -57,11 +63,13 @@ type Sweeper struct {
 	// changed: a younger one is somebody's work.
 	Every time.Duration
 	Quiet time.Duration
+	// turn is whose turn it is to be looked for: the next hash from here on.
+	turn string
 }
 
-// NewSweeper returns a Sweeper.
+// NewSweeper returns a Sweeper. Each begins with somebody else's turn.
 func NewSweeper(ports SweepPorts, every, quiet time.Duration) *Sweeper {
-	return &Sweeper{ports: ports, Every: every, Quiet: quiet}
+	return &Sweeper{ports: ports, Every: every, Quiet: quiet, turn: provision.KeyHash(rand.Text())}
 }
 
 // Run sweeps until ctx ends.
@@ -85,14 +93,22 @@ func (s *Sweeper) Run(ctx context.Context) {
 // atOnce is how many requests a sweep drives at a time.
 const atOnce = 8
 
+// maxLooks is how many messages a sweep looks for that seem to be in their queue.
+// Each has its turn: that of a request that was buried while an older one waits
+// leaves no other trace.
+const maxLooks = 256
+
 // Sweep looks once and drives what it finds. It returns how many it drove, and
 // what kept it from others: one record that is broken is nobody else's.
+//
+// What waits in the queue costs nothing but its label, however much there is:
+// where the queue ends and what its consumers have passed is asked once.
 func (s *Sweeper) Sweep(ctx context.Context) (int, error) {
-	var quiet []string
+	var quiet []Unfinished
 	now := time.Now()
 	err := s.ports.Unfinished(ctx, func(u Unfinished) {
 		if now.Sub(u.StoredAt) >= s.Quiet {
-			quiet = append(quiet, u.Hash)
+			quiet = append(quiet, u)
 		}
 	})
 	if err != nil {
@@ -103,23 +119,49 @@ func (s *Sweeper) Sweep(ctx context.Context) (int, error) {
 	broker := &queues{js: s.ports.JetStream, consumers: s.ports.Consumers}
 	var work errgroup.Group // without a context: nobody ends another's work
 	work.SetLimit(atOnce)
-	for _, hash := range quiet {
+	for _, u := range s.suspects(ctx, broker, quiet) {
 		if ctx.Err() != nil {
 			break
 		}
 		work.Go(func() error {
-			did, err := s.drive(ctx, broker, hash)
+			did, err := s.drive(ctx, broker, u)
 			if did {
 				driven.Add(1)
 			}
 			if err != nil {
-				broken.add(fmt.Errorf("request %s: %w", hash, err))
+				broken.add(fmt.Errorf("request %s: %w", u.Hash, err))
 			}
 			return nil
 		})
 	}
 	_ = work.Wait() // it has no errors of its own
 	return int(driven.Load()), broken.join()
+}
+
+// suspects are the requests whose message may be gone, and of the others those
+// whose turn it is.
+func (s *Sweeper) suspects(ctx context.Context, broker *queues, quiet []Unfinished) []Unfinished {
+	var suspects, rest []Unfinished
+	for _, u := range quiet {
+		if u.Origin.known() {
+			if at, err := broker.look(ctx, u.Origin.Stream); err == nil && at.hint(u.Origin) == hintWaits {
+				rest = append(rest, u)
+				continue
+			}
+		}
+		suspects = append(suspects, u)
+	}
+	if len(rest) == 0 {
+		return suspects
+	}
+	slices.SortFunc(rest, func(a, b Unfinished) int { return cmp.Compare(a.Hash, b.Hash) })
+	from, _ := slices.BinarySearchFunc(rest, s.turn, func(u Unfinished, turn string) int { return cmp.Compare(u.Hash, turn) })
+	n := min(maxLooks, len(rest))
+	for i := range n {
+		suspects = append(suspects, rest[(from+i)%len(rest)])
+	}
+	s.turn = rest[(from+n)%len(rest)].Hash
+	return suspects
 }
 
 // maxFaults is how many errors of one sweep are told; a broker that is away
@@ -171,19 +213,29 @@ func (s *Sweeper) SweepNames(ctx context.Context) (int, error) {
 
 // drive drives one request if its message is gone. A panic is that request's
 // fault: it would otherwise end one replica after the other.
-func (s *Sweeper) drive(ctx context.Context, broker *queues, hash string) (driven bool, err error) {
+func (s *Sweeper) drive(ctx context.Context, broker *queues, u Unfinished) (driven bool, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.ports.Log.ErrorContext(ctx, "driving a request panicked", "panic", fmt.Sprint(p), "hash", hash, "stack", string(debug.Stack()))
+			s.ports.Log.ErrorContext(ctx, "driving a request panicked", "panic", fmt.Sprint(p), "hash", u.Hash, "stack", string(debug.Stack()))
 			driven, err = false, fmt.Errorf("driving it panicked: %v", p)
 		}
 	}()
-	r, err := s.ports.Load(ctx, hash)
-	if err != nil || r == nil || r.State == provision.StateDone {
+	var r *provision.Record
+	origin := u.Origin
+	if !origin.known() {
+		if r, err = s.ports.Load(ctx, u.Hash); r == nil || err != nil {
+			return false, err
+		}
+		origin = Origin{r.Stream, r.Sequence, r.RequestedAt}
+	}
+	gone, err := broker.gone(ctx, origin)
+	if err != nil || !gone {
 		return false, err
 	}
-	gone, err := broker.gone(ctx, Origin{r.Stream, r.Sequence, r.RequestedAt})
-	if err != nil || !gone {
+	if r == nil {
+		r, err = s.ports.Load(ctx, u.Hash)
+	}
+	if err != nil || r == nil || r.State == provision.StateDone {
 		return false, err
 	}
 	if d := s.ports.Resume(ctx, r.Key); d.Err != nil {

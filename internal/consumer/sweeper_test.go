@@ -23,6 +23,16 @@ import (
 // Only what is quiet, unfinished and without its message is driven.
 func TestSweep(t *testing.T) {
 	t.Parallel()
+	for about, labelled := range map[string]bool{"by labels": true, "by the records, as older versions wrote them": false} {
+		t.Run(about, func(t *testing.T) {
+			t.Parallel()
+			sweep(t, labelled)
+		})
+	}
+}
+
+func sweep(t *testing.T, labelled bool) {
+	t.Helper()
 	r := newRig(t, time.Minute, 1)
 	r.publish("one", "two")
 	s, err := r.js.Stream(t.Context(), "DEPLOY")
@@ -51,19 +61,24 @@ func TestSweep(t *testing.T) {
 		"no-stream": record("no-stream", "GONE", 9, stored[1], provision.StateCreated),
 		// The stream was made anew: number 1 is somebody else's message.
 		"anew":      record("anew", "DEPLOY", 1, stored[1].Add(-time.Hour), provision.StateHeld),
+		"not-yet":   record("not-yet", "DEPLOY", 3, stored[2].Add(time.Hour), provision.StateCreated),
 		"forgotten": nil,
 	}
 	var mu sync.Mutex
 	driven := make(map[string]bool)
 	sweeper := consumer.NewSweeper(consumer.SweepPorts{
-		JetStream: r.js, Log: slog.New(slog.DiscardHandler),
+		JetStream: r.js, Consumers: []string{"worker", "worker-batch"}, Log: slog.New(slog.DiscardHandler),
 		Unfinished: func(_ context.Context, each func(consumer.Unfinished)) error {
-			for hash := range ledger {
+			for hash, rec := range ledger {
 				at := time.Now().Add(-time.Hour)
 				if hash == "young" {
 					at = time.Now()
 				}
-				each(consumer.Unfinished{Hash: hash, StoredAt: at})
+				u := consumer.Unfinished{Hash: hash, StoredAt: at}
+				if labelled && rec != nil {
+					u.Origin = consumer.Origin{Stream: rec.Stream, Sequence: rec.Sequence, At: rec.RequestedAt}
+				}
+				each(u)
 			}
 			return nil
 		},
@@ -79,7 +94,7 @@ func TestSweep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(map[string]bool{"purged": true, "no-stream": true, "anew": true}, driven); diff != "" || n != 3 {
+	if diff := cmp.Diff(map[string]bool{"purged": true, "no-stream": true, "anew": true, "not-yet": true}, driven); diff != "" || n != 4 {
 		t.Errorf("drove %d (-want +got):\n%s", n, diff)
 	}
 }
@@ -170,7 +185,7 @@ func sweepOnce(t *testing.T, js jetstream.JetStream, unfinished ...*provision.Re
 		JetStream: js, Consumers: []string{"worker", "worker-batch"}, Log: slog.New(slog.DiscardHandler),
 		Unfinished: func(_ context.Context, each func(consumer.Unfinished)) error {
 			for _, r := range unfinished {
-				each(consumer.Unfinished{Hash: r.Key, StoredAt: time.Now().Add(-time.Hour)})
+				each(consumer.Unfinished{Hash: r.Key, StoredAt: time.Now().Add(-time.Hour), Origin: consumer.Origin{Stream: r.Stream, Sequence: r.Sequence, At: r.RequestedAt}})
 			}
 			return nil
 		},
@@ -190,6 +205,141 @@ func sweepOnce(t *testing.T, js jetstream.JetStream, unfinished ...*provision.Re
 	}
 	slices.Sort(driven)
 	return driven
+}
+
+// crowdOf is a work queue in which so many requests wait, and their records, as
+// the ledger's headers tell of them.
+func crowdOf(t *testing.T, n int) (*rig, jetstream.Stream, []consumer.Unfinished) {
+	t.Helper()
+	r := newRigs(t, time.Hour, 1)
+	bodies := make([]string, n)
+	for i := range bodies {
+		bodies[i] = fmt.Sprintf("waits-%04d", i)
+	}
+	r.publish(bodies...)
+	cons, err := r.js.Consumer(t.Context(), "DEPLOY", "worker")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var waiting []consumer.Unfinished
+	for len(waiting) < n {
+		batch, err := cons.Fetch(n - len(waiting))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for m := range batch.Messages() {
+			meta, err := m.Metadata()
+			if err != nil {
+				t.Fatal(err)
+			}
+			waiting = append(waiting, consumer.Unfinished{
+				Hash: string(m.Data()), StoredAt: time.Now().Add(-time.Hour),
+				Origin: consumer.Origin{Stream: "DEPLOY", Sequence: meta.Sequence.Stream, At: meta.Timestamp},
+			})
+		}
+	}
+	s, err := r.js.Stream(t.Context(), "DEPLOY")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, s, waiting
+}
+
+// requests counts what the broker's API was asked during f.
+func requests(t *testing.T, js jetstream.JetStream, f func()) int {
+	t.Helper()
+	asked := func() int {
+		i, err := js.AccountInfo(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return int(i.API.Total)
+	}
+	before := asked()
+	f()
+	return asked() - before - 1 // the second count is a request, too
+}
+
+// What waits costs a sweep no request each, however many there are: only a fixed
+// number of messages is looked for, each in its turn.
+func TestSweepOfManyWaitingRequests(t *testing.T) {
+	t.Parallel()
+	const most = 300 // requests of one sweep
+	for _, n := range []int{600, 2400} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			t.Parallel()
+			r, s, waiting := crowdOf(t, n)
+			// These leave no trace but their absence: the ack floor stays below them.
+			lost := map[string]bool{waiting[n/2].Hash: true, waiting[n-1].Hash: true}
+			for _, u := range []consumer.Unfinished{waiting[n/2], waiting[n-1]} {
+				if err := s.DeleteMsg(t.Context(), u.Origin.Sequence); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var mu sync.Mutex
+			var driven []string
+			loads := 0
+			sweeper := consumer.NewSweeper(consumer.SweepPorts{
+				JetStream: r.js, Consumers: []string{"worker", "worker-batch"}, Log: slog.New(slog.DiscardHandler),
+				Unfinished: func(_ context.Context, each func(consumer.Unfinished)) error {
+					for _, u := range waiting {
+						each(u)
+					}
+					return nil
+				},
+				Load: func(_ context.Context, hash string) (*provision.Record, error) {
+					mu.Lock()
+					defer mu.Unlock()
+					loads++
+					return &provision.Record{Key: hash, State: provision.StateAccepted}, nil
+				},
+				Resume: func(_ context.Context, key string) provision.Disposition {
+					mu.Lock()
+					defer mu.Unlock()
+					driven = append(driven, key)
+					return provision.Disposition{}
+				},
+			}, time.Hour, time.Minute)
+			sweeps := 0
+			for ; len(driven) < len(lost) && sweeps < n; sweeps++ {
+				asked := requests(t, r.js, func() {
+					if _, err := sweeper.Sweep(t.Context()); err != nil {
+						t.Error(err)
+					}
+				})
+				if asked > most {
+					t.Fatalf("a sweep over %d waiting requests asked the broker %d times", n, asked)
+				}
+			}
+			if len(driven) != len(lost) || !lost[driven[0]] || !lost[driven[1]] || loads != len(lost) {
+				t.Errorf("drove %d with %d loads in %d sweeps, want those %d that are gone", len(driven), loads, sweeps, len(lost))
+			}
+			if sweeps > n/200+1 {
+				t.Errorf("it took %d sweeps to look for each of %d messages", sweeps, n)
+			}
+		})
+	}
+}
+
+// What the queue itself says is gone is driven at once, without looking for it.
+func TestSweepOfAPurge(t *testing.T) {
+	t.Parallel()
+	const n = 900
+	r, s, waiting := crowdOf(t, n)
+	if err := s.Purge(t.Context(), jetstream.WithPurgeKeep(1)); err != nil {
+		t.Fatal(err)
+	}
+	unfinished := make([]*provision.Record, n)
+	for i, u := range waiting {
+		unfinished[i] = &provision.Record{Key: u.Hash, State: provision.StateAccepted, Stream: "DEPLOY", Sequence: u.Origin.Sequence, RequestedAt: u.Origin.At}
+	}
+	var driven []string
+	if asked := requests(t, r.js, func() { driven = sweepOnce(t, r.js, unfinished...) }); asked > n/10 {
+		t.Errorf("a sweep after a purge asked the broker %d times", asked)
+	}
+	if len(driven) != n-1 || driven[n-2] == waiting[n-1].Hash {
+		t.Errorf("drove %d of %d purged requests", len(driven), n-1)
+	}
 }
 
 // deaf is a broker that does not answer for one stream.

@@ -151,6 +151,9 @@ func (b *bucket) message(w write, token string) *nats.Msg {
 		m.Header[nameHeader] = []string{w.label.name}
 		m.Header[vpsHeader] = []string{w.label.vpsID}
 	}
+	if w.label.origin.Stream != "" {
+		labelOrigin(m.Header, w.label.origin)
+	}
 	if w.label.row != nil {
 		labelRow(m.Header, *w.label.row)
 	}

@@ -17,6 +17,30 @@ const (
 	vpsHeader   = "deploy-vps"
 )
 
+// Headers that say from which message a record came: its stream, its number
+// there, and when the broker stored it. A version before them wrote none.
+const (
+	streamHeader   = "deploy-stream"
+	sequenceHeader = "deploy-sequence"
+	messageHeader  = "deploy-message-time"
+)
+
+func labelOrigin(h nats.Header, o Origin) {
+	h[streamHeader] = []string{o.Stream}
+	h[sequenceHeader] = []string{strconv.FormatUint(o.Sequence, 10)}
+	h[messageHeader] = []string{o.At.UTC().Format(time.RFC3339Nano)}
+}
+
+// originOf reads them. What is not whole says nothing.
+func originOf(h nats.Header) Origin {
+	sequence, err := strconv.ParseUint(h.Get(sequenceHeader), 10, 64)
+	at, timeErr := time.Parse(time.RFC3339Nano, h.Get(messageHeader))
+	if err != nil || timeErr != nil {
+		return Origin{}
+	}
+	return Origin{Stream: h.Get(streamHeader), Sequence: sequence, At: at}
+}
+
 // Headers that label a name row; vpsHeader is one of them, too. An owner is the
 // hash of its key, since a key may hold what a header may not.
 const (
@@ -51,7 +75,7 @@ func labelRow(h nats.Header, r provision.NameRow) {
 // a version wrote which does not label rows.
 func labelOf(h nats.Header) label {
 	if state := h.Get(stateHeader); state != "" {
-		return label{state: provision.State(state), name: h.Get(nameHeader), vpsID: h.Get(vpsHeader)}
+		return label{state: provision.State(state), name: h.Get(nameHeader), vpsID: h.Get(vpsHeader), origin: originOf(h)}
 	}
 	state := h.Get(rowHeader)
 	if state != rowOpen && state != rowClosed {

@@ -54,7 +54,9 @@ type label struct {
 	state provision.State
 	name  string
 	vpsID string
-	row   *provision.NameRow // its Revision is the cell's
+	// origin is that of a record that is not done.
+	origin Origin
+	row    *provision.NameRow // its Revision is the cell's
 }
 
 // store is what a KV must offer. start sends a write and returns how to wait
@@ -137,10 +139,14 @@ func (l *Ledger) startRecord(ctx context.Context, r *provision.Record) (func() e
 	if err != nil {
 		return nil, fmt.Errorf("encode the record of %q: %w", r.Key, err)
 	}
-	wait := l.store.start(ctx, write{
+	w := write{
 		key: recordPrefix + provision.KeyHash(r.Key), data: data, revision: r.Revision,
 		label: label{state: r.State, name: r.Request.Name, vpsID: r.VPSID},
-	})
+	}
+	if r.State != provision.StateDone && r.Stream != "" {
+		w.label.origin = Origin{Stream: r.Stream, Sequence: r.Sequence, At: r.RequestedAt}
+	}
+	wait := l.store.start(ctx, w)
 	return func() error {
 		revision, err := wait()
 		if err != nil {

@@ -25,6 +25,36 @@ func (l *Ledger) Scan(ctx context.Context, each func(provision.Audited)) error {
 	return nil
 }
 
+// Origin is the message that a record came from.
+type Origin struct {
+	Stream   string
+	Sequence uint64
+	// At is when the broker stored the message.
+	At time.Time
+}
+
+// Unfinished is what a scan tells of a record that is not done. Origin is the
+// zero one in a record that an older version stored last.
+type Unfinished struct {
+	Hash     string
+	StoredAt time.Time
+	Origin   Origin
+}
+
+// Unfinished gives every record that is not done, in no order. Like Scan it
+// reads headers only.
+func (l *Ledger) Unfinished(ctx context.Context, each func(Unfinished)) error {
+	err := l.store.scan(ctx, recordPrefix, func(key string, v label, at time.Time) {
+		if v.state != provision.StateDone {
+			each(Unfinished{Hash: strings.TrimPrefix(key, recordPrefix), StoredAt: at, Origin: v.origin})
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("scan the ledger for unfinished records: %w", err)
+	}
+	return nil
+}
+
 // LoadHash implements provision.Archive.
 func (l *Ledger) LoadHash(ctx context.Context, hash string) (*provision.Record, error) {
 	r, err := l.load(ctx, hash)

@@ -12,14 +12,21 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/hostup/deploy-worker/internal/ledger"
 	"github.com/hostup/deploy-worker/internal/provision"
 )
 
 // Ledger is what is tested.
 type Ledger interface {
 	ports
+	reader
+}
+
+// reader is what reads many records.
+type reader interface {
 	provision.Archive
 
+	Unfinished(ctx context.Context, each func(ledger.Unfinished)) error
 	Records(ctx context.Context, each func(*provision.Record) error, states ...provision.State) error
 }
 
@@ -47,6 +54,7 @@ func Run(t *testing.T, open func(t *testing.T) Ledger) {
 		"of many intents under one name one proceeds":           oneIntent,
 		"a cancelled caller reads nothing":                      cancelled,
 		"a scan tells the newest state of every record":         scan,
+		"a scan of the unfinished tells where they came from":   unfinished,
 		"the records of some states, or all, are read once":     records,
 	}
 	for name, test := range cases {
@@ -268,6 +276,38 @@ func scan(t *testing.T, l Ledger) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("scan (-want +got):\n%s", diff)
+	}
+}
+
+func unfinished(t *testing.T, l Ledger) {
+	t.Helper()
+	want := make(map[string]ledger.Origin)
+	for i, s := range []provision.State{provision.StateDone, provision.StateUnknown, provision.StateAccepted, provision.StateCreated} {
+		r := Record(fmt.Sprintf("k%d", i), fmt.Sprintf("web-%d", i))
+		r.Sequence += uint64(i)
+		intend(t, l, r)
+		r.State = s
+		store(t, l, r)
+		if s != provision.StateDone {
+			want[provision.KeyHash(r.Key)] = ledger.Origin{Stream: r.Stream, Sequence: r.Sequence, At: r.RequestedAt}
+		}
+	}
+	// One that came from no stream, as far as is known.
+	r := Record("k", "web")
+	r.Stream = ""
+	store(t, l, r)
+	want[provision.KeyHash(r.Key)] = ledger.Origin{}
+	got := make(map[string]ledger.Origin)
+	if err := l.Unfinished(t.Context(), func(u ledger.Unfinished) {
+		got[u.Hash] = u.Origin
+		if u.StoredAt.IsZero() {
+			t.Errorf("%+v has no time", u)
+		}
+	}); err != nil {
+		t.Fatalf("Unfinished: %v", err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("unfinished (-want +got):\n%s", diff)
 	}
 }
 

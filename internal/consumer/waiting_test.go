@@ -79,7 +79,7 @@ func (w *hall) work(ttl time.Duration) (stop func()) {
 		InlineWait: 5 * time.Second, LimitsTTL: ttl, StoreTimeout: time.Minute, HeldPoll: time.Minute,
 		SettleAnswered: time.Minute, SettleUnanswered: time.Minute, SettleReads: 2, LimitWait: true,
 	}, provision.Ports{Ledger: book, Names: book, API: w, Account: w, Inventory: w, Events: w},
-		w.gate, slog.New(slog.DiscardHandler), provision.Telemetry{Meter: noopmetric.NewMeterProvider().Meter("")})
+		w.gate.Gate, slog.New(slog.DiscardHandler), provision.Telemetry{Meter: noopmetric.NewMeterProvider().Meter("")})
 	if err != nil {
 		w.t.Fatal(err)
 	}

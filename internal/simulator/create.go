@@ -73,7 +73,7 @@ func (x *exchange) create() answer {
 		p.Detail, p.BlockerReasons = detail, reasons
 		return refuse(p)
 	}
-	invoice := s.buy(x.order, x.entry.Fault)
+	invoice := s.buy(x.order, x.entry.Fault, x.effect())
 	x.entry.Created, x.entry.VPSID = true, invoice.VPSID
 	return answer{http.StatusCreated, createdAnswer{
 		Status: "provisioning", VPSID: invoice.VPSID, OrderID: invoice.OrderID, InvoiceID: invoice.InvoiceID,
@@ -82,8 +82,7 @@ func (x *exchange) create() answer {
 }
 
 // buy creates a server and its invoice. The caller holds mu.
-func (s *Server) buy(o order, fault string) Invoice {
-	now := s.cfg.Now()
+func (s *Server) buy(o order, fault string, now time.Time) Invoice {
 	v := &server{
 		VPS: VPS{
 			ID: s.ids.next("vps_", now), Name: o.name, Region: o.region, Resources: o.resources,

@@ -58,7 +58,9 @@ type exchange struct {
 	order     order     // of creates
 	query     listQuery // of list
 	fault     Fault
-	entry     *Create // of creates; guarded by s.mu
+	entry     *Create     // of creates; guarded by s.mu
+	looked    time.Time   // when it is to be looked at, by the real clock
+	late      *lateEffect // of creates whose effect is late
 }
 
 func (s *Server) serve(e endpoint, w http.ResponseWriter, r *http.Request) {
@@ -71,10 +73,16 @@ func (s *Server) serve(e endpoint, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	x.chooseFault()
+	x.promise()
+	defer x.kept()
 	if x.fault.kind != "" && !x.fault.after && x.misbehave(answer{status: x.goodStatus()}) {
 		return
 	}
+	if x.e.method == http.MethodGet {
+		s.catchUp()
+	}
 	a := x.e.handle(x)
+	x.kept()
 	if x.fault.after && a.status >= 300 {
 		// Nothing was created whose answer could be lost.
 		x.forgetFault()
@@ -88,6 +96,7 @@ func (s *Server) serve(e endpoint, w http.ResponseWriter, r *http.Request) {
 // begin reads the request and records it.
 func (x *exchange) begin() {
 	body, err := io.ReadAll(http.MaxBytesReader(x.w, x.r.Body, maxBody))
+	received := time.Now()
 	if err == nil { // what was cut short must not pass for a whole request
 		x.body = body
 	}
@@ -95,6 +104,7 @@ func (x *exchange) begin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	x.cfg = s.cfg
+	x.looked = received.Add(x.cfg.Latency)
 	now := s.cfg.Now()
 	x.requestID = s.ids.next("req_", now)
 	s.requests[x.e.name]++

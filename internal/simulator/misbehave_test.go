@@ -283,6 +283,42 @@ func TestSlowAndLatency(t *testing.T) {
 	})
 }
 
+// A late effect comes at its time, also where its goroutine gets to run later
+// than a look that is not late: a busy machine must not make it later still.
+func TestALateEffectIsNotLaterThanItSays(t *testing.T) {
+	t.Parallel()
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			const after, lag = 550 * time.Millisecond, 100 * time.Millisecond
+			sim := New(Config{VisibilityLag: lag, Faults: []Rule{{Fault: MustFault("slow-before=550ms")}}})
+			began := time.Now()
+			looks := make(chan int)
+			for _, at := range []time.Duration{after, after + lag} {
+				time.AfterFunc(at, func() {
+					rec, _ := call(sim, httptest.NewRequest(http.MethodGet, limitsPath, nil))
+					var limits limitsAnswer
+					_ = json.Unmarshal(rec.Body.Bytes(), &limits) // what cannot be read shows nothing
+					looks <- limits.Current.Instances
+				})
+			}
+			bought := make(chan struct{})
+			go func() {
+				defer close(bought)
+				call(sim, httptest.NewRequest(http.MethodPost, createPath, strings.NewReader(createBody("web-01"))))
+			}()
+			for range 2 {
+				if n := <-looks; n != 1 {
+					t.Errorf("after %s the account has %d servers", time.Since(began), n)
+				}
+			}
+			<-bought
+			if i := sim.Invoices(); len(i) != 1 || !i[0].At.Equal(began.Add(after)) {
+				t.Errorf("invoices %+v", i)
+			}
+		})
+	}
+}
+
 func TestCreateOutlivesItsClient(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -25,6 +25,7 @@ type Server struct {
 	rate     windows
 	creates  createLog
 	requests map[string]int
+	late     map[*lateEffect]struct{}
 }
 
 var _ http.Handler = (*Server)(nil)
@@ -47,6 +48,7 @@ func New(cfg Config) *Server {
 		faults:   newInjector(),
 		creates:  newCreateLog(),
 		requests: map[string]int{},
+		late:     map[*lateEffect]struct{}{},
 	}
 	for _, e := range endpoints {
 		s.mux.HandleFunc(e.method+" "+basePath+e.path, func(w http.ResponseWriter, r *http.Request) {

@@ -66,8 +66,12 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 	if err != nil {
 		return nil, usageError{err}
 	}
+	points, err := arm(nc)
+	if err != nil {
+		return nil, err
+	}
 	e := &engine{settings: s, name: replica(), log: log, tel: tel, nc: nc, js: js, tokens: tokens}
-	e.book = ledger.New(js, ledger.Config{Bucket: s.Ledger, KeepNames: s.Deadline + keepNames})
+	e.book = ledger.New(js, ledger.Config{Bucket: s.Ledger, KeepNames: s.Deadline + keepNames, Step: points.step})
 	// A probe may take as long as its call and the storing around it.
 	e.gate = provision.NewFleetGate(e.book, e.name, 2*s.CreateTimeout)
 	e.client, err = hostup.New(hostup.Config{
@@ -78,15 +82,12 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 	if err != nil {
 		return nil, usageError{err}
 	}
-	ports, around, err := arm(provision.Ports{
+	ports := points.ports(provision.Ports{
 		Ledger: e.book, Names: e.book, API: e.client, Account: hostup.NewAccount(e.client),
 		Inventory: hostup.NewInventory(e.client),
 		Events:    events.NewPublisher(events.PublisherConfig{JetStream: js, Stream: s.EventsStream, Prefix: s.SubjectPrefix, Tracer: tel.Tracer()}),
 		Controls:  e.book,
 	})
-	if err != nil {
-		return nil, err
-	}
 	e.core, err = provision.New(provision.Config{
 		CreateTimeout: s.CreateTimeout, Deadline: s.Deadline,
 		BackoffInitial: s.BackoffInitial, BackoffMax: s.BackoffMax, InlineWait: s.InlineWait,
@@ -103,21 +104,21 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 		Stream: s.Stream, Consumer: s.Consumer, Batches: s.topology().BatchConsumer(),
 		DeadSubject: s.topology().DeadSubject(), DeadStream: s.DeadStream,
 		Concurrency: s.Concurrency, DrainTimeout: s.DrainTimeout,
-	}, consumer.Ports{
-		JetStream: js, Handler: around(e.core), Gate: e.gate, Decode: events.Decode,
+	}, points.input(consumer.Ports{
+		JetStream: js, Handler: e.core, Gate: e.gate, Decode: events.Decode,
 		Log: log, Tracer: tel.Tracer(), Meter: tel.Meter(),
-	})
+	}))
 	if err != nil {
 		return nil, err
 	}
-	e.sweeper = e.newSweeper()
+	e.sweeper = e.newSweeper(points.sweep)
 	return e, nil
 }
 
 // newSweeper makes the one who drives requests whose message is gone. Its times
 // follow the consumer's: what is in work changes more often than that.
-func (e *engine) newSweeper() *consumer.Sweeper {
-	return consumer.NewSweeper(consumer.SweepPorts{
+func (e *engine) newSweeper(around func(consumer.SweepPorts) consumer.SweepPorts) *consumer.Sweeper {
+	return consumer.NewSweeper(around(consumer.SweepPorts{
 		JetStream: e.js, Consumers: []string{e.settings.Consumer, e.settings.topology().BatchConsumer()}, Log: e.log,
 		Stranded: e.consumer.DeliverStranded, Load: e.book.LoadHash, Resume: e.core.Resume,
 		OpenNames: e.core.OpenNames, Mend: e.book.Mend,
@@ -126,7 +127,7 @@ func (e *engine) newSweeper() *consumer.Sweeper {
 				each(consumer.Unfinished{Hash: u.Hash, StoredAt: u.StoredAt, Origin: consumer.Origin(u.Origin)})
 			})
 		},
-	}, sweepFactor*e.settings.AckWait, 2*max(e.settings.AckWait, e.settings.CreateTimeout))
+	}), sweepFactor*e.settings.AckWait, 2*max(e.settings.AckWait, e.settings.CreateTimeout))
 }
 
 // replica names this process in what the fleet shares.

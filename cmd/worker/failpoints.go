@@ -13,6 +13,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/hostup/deploy-worker/internal/consumer"
 	"github.com/hostup/deploy-worker/internal/provision"
 )
@@ -27,9 +30,14 @@ import (
 //
 //	load, intend, release, create, lookup, handle .before and .after
 //	store, store.STATE, publish, publish.KIND     .before and .after
+//	row, gate, brake, spend, mend, bury           .before and .after
 //
-// STATE is the state being stored. After means that the call has succeeded,
-// for create that it has returned, and for handle that the ack comes next.
+// STATE is the state being stored. row, gate, brake and spend are single writes
+// of the ledger: of a name row (row.before:1 is mostly the gap between an intent
+// that is stored and its row), and of what the fleet shares. mend is the sweeper
+// closing a row that nobody released, bury the publish of a dead letter. After
+// means that the call has succeeded, for create that it has returned, and for
+// handle that the ack comes next.
 //
 //	kill      SIGKILL to itself
 //	stop:D    says so and stops itself; whoever runs it sends SIGCONT after D
@@ -41,7 +49,10 @@ import (
 // every unknown outcome for one that was never sent, no-lookup finds nothing
 // whenever it looks.
 type failpoints struct {
-	armed map[string]map[int]failpoint // by point and nth
+	armed  map[string]map[int]failpoint // by point and nth
+	unsafe string
+	// sent returns when the broker has all that was sent to it.
+	sent func()
 
 	mu   sync.Mutex
 	hits map[string]int
@@ -53,28 +64,79 @@ type failpoint struct {
 	d    time.Duration
 }
 
-// arm puts failpoints around the ports, and gives what puts them around the
-// handler.
-func arm(ports provision.Ports) (provision.Ports, func(consumer.Handler) consumer.Handler, error) {
-	f := &failpoints{armed: make(map[string]map[int]failpoint), hits: make(map[string]int)}
-	if err := f.parse(os.Getenv("WORKER_FAILPOINTS")); err != nil {
-		return ports, nil, usageError{fmt.Errorf("WORKER_FAILPOINTS: %w", err)}
+// sentTimeout bounds the wait for a broker that may be away.
+const sentTimeout = time.Second
+
+// arm reads what the environment asks for.
+func arm(nc *nats.Conn) (*failpoints, error) {
+	f := &failpoints{
+		armed: make(map[string]map[int]failpoint), hits: make(map[string]int), unsafe: os.Getenv("WORKER_FAILPOINTS_UNSAFE"),
+		sent: func() { _ = nc.FlushTimeout(sentTimeout) }, // a broker that is away gets nothing
 	}
-	switch mode := os.Getenv("WORKER_FAILPOINTS_UNSAFE"); mode {
-	case "":
+	if err := f.parse(os.Getenv("WORKER_FAILPOINTS")); err != nil {
+		return nil, usageError{fmt.Errorf("WORKER_FAILPOINTS: %w", err)}
+	}
+	switch f.unsafe {
+	case "", "blind-retry", "no-lookup":
+		return f, nil
+	default:
+		return nil, usageError{fmt.Errorf("WORKER_FAILPOINTS_UNSAFE=%q: must be blind-retry or no-lookup", f.unsafe)}
+	}
+}
+
+// ports puts failpoints around the core's ports.
+func (f *failpoints) ports(ports provision.Ports) provision.Ports {
+	switch f.unsafe {
 	case "blind-retry":
 		ports.API = blindAPI{ports.API}
 	case "no-lookup":
 		ports.Inventory = blindInventory{ports.Inventory}
-	default:
-		return ports, nil, usageError{fmt.Errorf("WORKER_FAILPOINTS_UNSAFE=%q: must be blind-retry or no-lookup", mode)}
 	}
 	ports.Ledger = ledgerPoints{ports.Ledger, f}
 	ports.Names = namesPoints{ports.Names, f}
 	ports.API = apiPoints{ports.API, f}
 	ports.Inventory = inventoryPoints{ports.Inventory, f}
 	ports.Events = eventsPoints{ports.Events, f}
-	return ports, func(h consumer.Handler) consumer.Handler { return handlerPoints{h, f} }, nil
+	return ports
+}
+
+// input puts them around what the consumer works with.
+func (f *failpoints) input(ports consumer.Ports) consumer.Ports {
+	ports.Handler = handlerPoints{ports.Handler, f}
+	ports.JetStream = letterPoints{ports.JetStream, f}
+	return ports
+}
+
+// sweep puts them around what the sweeper writes by itself.
+func (f *failpoints) sweep(ports consumer.SweepPorts) consumer.SweepPorts {
+	mend := ports.Mend
+	ports.Mend = func(ctx context.Context, hash string) (bool, error) {
+		f.hit("mend", "", "before")
+		did, err := mend(ctx, hash)
+		if did && err == nil {
+			f.hit("mend", "", "after")
+		}
+		return did, err
+	}
+	return ports
+}
+
+// step is told the writes of the ledger. Those of records are points of their
+// own, by what they store.
+func (f *failpoints) step(key string, stored bool) {
+	kind, name, _ := strings.Cut(key, ".")
+	switch kind {
+	case "name":
+		name = "row"
+	case "ctl":
+	default:
+		return
+	}
+	when := "before"
+	if stored {
+		when = "after"
+	}
+	f.hit(name, "", when)
 }
 
 func (f *failpoints) parse(text string) error {
@@ -127,6 +189,9 @@ func (f *failpoints) hit(operation, detail, when string) {
 		do, armed := f.armed[point][nth]
 		f.mu.Unlock()
 		if armed {
+			if point == "row.before" {
+				f.sent() // the intent before it, or there is no gap
+			}
 			do.fire(point, nth)
 		}
 	}
@@ -248,6 +313,21 @@ func (h handlerPoints) Handle(ctx context.Context, m provision.Message) provisio
 	d := h.Handler.Handle(ctx, m)
 	h.f.hit("handle", "", "after")
 	return d
+}
+
+// letterPoints is the consumer's JetStream: all it publishes is dead letters.
+type letterPoints struct {
+	jetstream.JetStream
+
+	f *failpoints
+}
+
+func (l letterPoints) PublishMsg(ctx context.Context, m *nats.Msg, opts ...jetstream.PublishOpt) (ack *jetstream.PubAck, err error) {
+	err = l.f.around("bury", "", func() error {
+		ack, err = l.JetStream.PublishMsg(ctx, m, opts...)
+		return err
+	})
+	return ack, err
 }
 
 // blindAPI is a worker that retries without looking.

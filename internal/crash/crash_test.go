@@ -8,7 +8,8 @@
 // `make crash` runs it (minutes), `make crash-short` a short form. What a round
 // does is drawn from a seed and the round's number alone and printed with a
 // violation, so SEED, FIRST and ROUNDS run it again; its timing is the
-// machine's. Without -rounds only the suite's own tests run.
+// machine's. -about runs rounds about some failpoints only. Without -rounds only
+// the suite's own tests run.
 //
 // `make cluster` and `make cluster-short` ask the same of a cluster of three
 // nats-servers, workers and the simulator, all in containers, while nodes are
@@ -54,6 +55,7 @@ type suite struct {
 	race      bool
 	coverage  bool
 	unsafe    string
+	about     string
 
 	// Of the cluster scenarios.
 	cluster, short bool
@@ -73,7 +75,8 @@ func TestMain(m *testing.M) {
 	flag.IntVar(&s.blind, "blind", 0, "afterwards so many rounds each with workers that make a known mistake; they must be caught")
 	flag.BoolVar(&s.allowHeld, "allow-held", false, "a request that is held has ended, and what it bought is announced: for a worker without look-ups")
 	flag.BoolVar(&s.race, "race-worker", false, "build the worker with the race detector")
-	flag.BoolVar(&s.coverage, "coverage", false, "fail when a failpoint was never reached or an action never taken at one")
+	flag.BoolVar(&s.coverage, "coverage", false, "fail when an action was never taken at the first or second time of a failpoint")
+	flag.StringVar(&s.about, "about", "", "only rounds about these failpoints, separated by commas, as gate or row.before")
 	flag.StringVar(&s.unsafe, "unsafe", "", "WORKER_FAILPOINTS_UNSAFE of all workers")
 	flag.BoolVar(&s.cluster, "cluster", false, "run the cluster scenarios in containers; with -short some of them, and shorter")
 	flag.StringVar(&s.scenarios, "scenarios", "", "names of the cluster scenarios to run, separated by commas; all unless set")
@@ -99,7 +102,7 @@ func (s *suite) main() int {
 		return 1
 	}
 	if s.first == 0 {
-		s.first = 1 + int(s.seed)%len(pairs())
+		s.first = 1 + int(s.seed)%len(strikes())
 	}
 	defer os.RemoveAll(s.dir)
 	defer s.children.KillAll()
@@ -112,9 +115,14 @@ func (s *suite) main() int {
 		return 1
 	}
 	started := time.Now()
-	s.printf("crash: seed %d, rounds %d to %d, %d at once\n", s.seed, s.first, s.first+s.rounds-1, s.parallel)
+	rounds := s.chosenRounds()
+	if len(rounds) == 0 {
+		s.printf("crash: no round is about %q\n", s.about)
+		return 2
+	}
+	s.printf("crash: seed %d, %d rounds from %d to %d, %d at once\n", s.seed, len(rounds), rounds[0], rounds[len(rounds)-1], s.parallel)
 	all := newTally()
-	s.play(ctx, all, count(s.first, s.rounds), s.unsafe, s.out)
+	s.play(ctx, all, slices.Values(rounds), s.unsafe, s.out)
 	if s.coverage {
 		s.cover(ctx, all)
 	}
@@ -159,26 +167,40 @@ func (s *suite) mustFail(ctx context.Context) int {
 	return code
 }
 
-// coverTries bounds how often a pair that was not taken gets another round.
+// coverTries bounds how often a strike that was not taken gets another round.
 const coverTries = 8
 
-// cover gives each pair that was not taken further rounds whose main pair it
+// cover gives each strike that was not taken further rounds whose main one it
 // is: what is armed is reached by chance, for another worker may come first.
 func (s *suite) cover(ctx context.Context, all *tally) {
 	next := s.first + s.rounds
 	for range coverTries {
 		var more []int
-		for n := range count(next, len(pairs())) {
-			if all.done[mainPair(n)] == 0 {
+		for n := range count(next, len(strikes())) {
+			if all.done[mainStrike(n)] == 0 {
 				more = append(more, n)
 			}
 		}
 		if len(more) == 0 || ctx.Err() != nil {
 			return
 		}
-		next += len(pairs())
+		next += len(strikes())
 		s.play(ctx, all, slices.Values(more), s.unsafe, s.out)
 	}
+}
+
+// chosenRounds are the numbers of the rounds to run: as many as asked for, about
+// some failpoints only if that was asked for.
+func (s *suite) chosenRounds() []int {
+	var chosen []int
+	points := strings.Split(s.about, ",")
+	for n := range count(s.first, s.rounds*len(strikes())) {
+		at := mainStrike(n).point + "."
+		if len(chosen) < s.rounds && (s.about == "" || slices.ContainsFunc(points, func(p string) bool { return strings.HasPrefix(at, p+".") })) {
+			chosen = append(chosen, n)
+		}
+	}
+	return chosen
 }
 
 // count gives n numbers from first on.

@@ -27,6 +27,7 @@ const (
 	workedAlone     breach = "work went on without a majority"
 	stoodStill      breach = "work stood still although a majority was there"
 	harnessBroke    breach = "the suite itself failed"
+	notBuried       breach = "a message that nobody can read is not in the dead letters once"
 	differentBilled breach = "an event says that nothing was billed, and something was"
 )
 
@@ -44,6 +45,9 @@ type facts struct {
 	invoices  []simulator.Invoice
 	events    []event
 	allowHeld bool
+	// letters are the bodies that nobody can read, buried those of the dead
+	// letters.
+	letters, buried []string
 }
 
 // judge finds everything that is wrong.
@@ -55,7 +59,25 @@ func (f *facts) judge() []violation {
 	f.judgeEvents(report)
 	f.judgeServers(report)
 	f.judgeCreates(report)
+	f.judgeLetters(report)
 	return found
+}
+
+// judgeLetters: what cannot be answered is kept, and nothing else is buried.
+func (f *facts) judgeLetters(report reporter) {
+	times := make(map[string]int)
+	for _, body := range f.buried {
+		times[body]++
+	}
+	for _, body := range f.letters {
+		if times[body] != 1 {
+			report(notBuried, "", "%q: %d times", body, times[body])
+		}
+		delete(times, body)
+	}
+	for body := range times {
+		report(notBuried, "", "%q should have been answered", body)
+	}
 }
 
 type reporter func(kind breach, key, format string, args ...any)

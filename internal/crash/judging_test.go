@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -119,6 +120,13 @@ func TestJudge(t *testing.T) {
 			invoices: []simulator.Invoice{invoice(a, "v1"), invoice(a, "v2")},
 			events:   []event{told(a, "provisioning", "v1"), told(twin, "provisioning", "v2")},
 		}, nil},
+		"unreadable messages": {with(bought(a, "v1"), func(f *facts) {
+			f.letters, f.buried = []string{"x", "y"}, []string{"y", "x"}
+		}), nil},
+		"an unreadable message lost, another one twice": {with(bought(a, "v1"), func(f *facts) {
+			f.letters, f.buried = []string{"x", "y"}, []string{"y", "y"}
+		}), []breach{notBuried, notBuried}},
+		"a request buried": {with(bought(a, "v1"), func(f *facts) { f.buried = []string{"{}"} }), []breach{notBuried}},
 		"two keys, one name, one server": {facts{
 			orders: []order{a, twin}, creates: []simulator.Create{create(a, 0, "201", true)}, invoices: []simulator.Invoice{invoice(a, "v1")},
 			events: []event{told(a, "provisioning", "v1"), told(twin, "provisioning", "v1")},
@@ -148,20 +156,42 @@ func TestPlansAreDrawnFromSeedAndNumberAlone(t *testing.T) {
 	}
 }
 
-func TestEveryPairHasItsTurn(t *testing.T) {
+func TestEveryStrikeHasItsTurn(t *testing.T) {
 	t.Parallel()
-	seen := make(map[pair]bool)
-	for round := range pairs() {
+	seen := make(map[strike]bool)
+	for round := range strikes() {
 		p := drawPlan(1, round+1, false)
 		seen[p.main] = true
 		for n, runs := range p.armed {
-			if !strings.Contains(runs[0], p.main.point+":") {
-				t.Errorf("round %d: worker %d has not armed %v", round+1, n+1, p.main)
+			if want := fmt.Sprintf("%s:%d=%s", p.main.point, p.main.nth, p.main.action); !strings.Contains(runs[0], want) {
+				t.Errorf("round %d: worker %d has not armed %s", round+1, n+1, want)
 			}
 		}
+		if p.about("spend") && p.cap == 0 || p.about("brake") && p.cap != lowCap || len(p.letters) == 0 {
+			t.Errorf("round %d is about %v and cannot reach it: cap %d, %d unreadable messages", round+1, p.main, p.cap, len(p.letters))
+		}
 	}
-	if len(seen) != len(pairs()) {
-		t.Errorf("%d of %d pairs have their turn in as many rounds", len(seen), len(pairs()))
+	if len(seen) != len(strikes()) {
+		t.Errorf("%d of %d strikes have their turn in as many rounds", len(seen), len(strikes()))
+	}
+}
+
+func TestRoundsAreChosen(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		about string
+		want  int
+	}{{"", 5}, {"mend", 5}, {"row.before,gate", 5}, {"mendd", 0}, {"store.created.after", 5}} {
+		s := suite{first: 7, rounds: 5, about: test.about}
+		got := s.chosenRounds()
+		if len(got) != test.want || len(got) > 0 && got[0] < 7 {
+			t.Errorf("%q: rounds %v", test.about, got)
+		}
+		for _, n := range got {
+			if point := mainStrike(n).point; test.about != "" && !slices.ContainsFunc(strings.Split(test.about, ","), func(p string) bool { return strings.HasPrefix(point, p) }) {
+				t.Errorf("%q: round %d is about %s", test.about, n, point)
+			}
+		}
 	}
 }
 

@@ -10,36 +10,63 @@ import (
 	"github.com/hostup/deploy-worker/internal/simulator"
 )
 
-// points are all failpoints of the worker, without .before and .after.
-var points = []string{
-	"handle", "load", "store.accepted", "intend", "create",
-	"store.created", "store.failed", "store.unknown", "lookup", "store.held",
-	"publish.provisioning", "publish.failed", "publish.held", "store.done", "release",
+// points are all failpoints of the worker, without .before and .after, and how
+// often one process reaches them in most rounds, as far as a full run insists.
+var points = []struct {
+	name  string
+	times int
+}{
+	{"handle", 2},
+	{"load", 2},
+	{"store.accepted", 2},
+	{"spend", 2},
+	{"intend", 2},
+	{"row", 2},
+	{"create", 2},
+	{"store.created", 2},
+	{"store.failed", 1},
+	{"store.unknown", 2},
+	{"lookup", 2},
+	{"store.held", 1},
+	{"publish.provisioning", 2},
+	{"publish.failed", 1},
+	{"publish.held", 1},
+	{"store.done", 2},
+	{"release", 2},
+	{"gate", 2},
+	{"brake", 1},
+	{"mend", 1},
+	{"bury", 1},
 }
 
 // actions are what is armed at them.
 var actions = []string{"kill", "stop", "term", "delay"}
 
-// pair is an action at a point.
-type pair struct{ point, action string }
+// strike is an action at the nth time of a point in a process.
+type strike struct {
+	point, action string
+	nth           int
+}
 
-// pairs are all that a full run has to take.
-func pairs() []pair {
-	var all []pair
+// strikes are all that a full run has to take.
+func strikes() []strike {
+	var all []strike
 	for _, p := range points {
 		for _, when := range []string{".before", ".after"} {
 			for _, a := range actions {
-				all = append(all, pair{p + when, a})
+				for n := range p.times {
+					all = append(all, strike{p.name + when, a, n + 1})
+				}
 			}
 		}
 	}
 	return all
 }
 
-// mainPair is what a round is about. Neighbours differ, and because the stride
-// has no factor in common with their number, all pairs have their turn.
-func mainPair(round int) pair {
-	all := pairs()
+// mainStrike is what a round is about. Neighbours differ, and because the stride
+// has no factor in common with their number, all have their turn.
+func mainStrike(round int) strike {
+	all := strikes()
 	return all[round*37%len(all)]
 }
 
@@ -47,9 +74,9 @@ func mainPair(round int) pair {
 type plan struct {
 	seed  uint64
 	round int
-	// main is armed in every worker of the round, so that each pair has its
+	// main is armed in every worker of the round, so that each strike has its
 	// turn.
-	main pair
+	main strike
 	// armed are, for each worker, the failpoints of its first process and of
 	// those that follow it; later ones have none.
 	armed  [][]string
@@ -59,6 +86,12 @@ type plan struct {
 
 	concurrency int
 	inlineWait  time.Duration
+	// cap is the cap on creates per hour, 0 for none, and breaker after how many
+	// unknown outcomes in a row nobody sends for a while, 0 for never. A low cap
+	// puts the brake on, and the round takes it off again.
+	cap, breaker int
+	// letters are the times at which a message is sent that nobody can read.
+	letters     []time.Duration
 	brokerKills []moment
 	workerKills []moment
 }
@@ -128,10 +161,21 @@ func drawPlan(seed uint64, round int, allowHeld bool) *plan {
 	rng := rand.New(rand.NewPCG(seed, uint64(round)))
 	p := &plan{
 		seed: seed, round: round,
-		main:        mainPair(round),
+		main:        mainStrike(round),
 		concurrency: pick(rng, 2, 4, 16),
 		inlineWait:  pick(rng, 0, 100*time.Millisecond, time.Second, 5*time.Second),
 		lag:         pick(rng, 0, 0, 100*time.Millisecond, 300*time.Millisecond),
+		cap:         pick(rng, 0, 0, highCap, highCap, lowCap),
+		breaker:     pick(rng, 0, 2, 5),
+	}
+	switch {
+	case p.about("brake"):
+		p.cap = lowCap
+	case p.about("spend") && p.cap == 0:
+		p.cap = highCap
+	}
+	for range 1 + rng.IntN(2) {
+		p.letters = append(p.letters, upTo(rng, time.Second))
 	}
 	p.drawWorkers(rng)
 	p.drawOrders(rng)
@@ -148,14 +192,21 @@ func drawPlan(seed uint64, round int, allowHeld bool) *plan {
 	return p
 }
 
+// A cap that no round reaches, and one that each does.
+const (
+	highCap = 1000
+	lowCap  = 3
+)
+
+// about reports whether the round is about a point.
+func (p *plan) about(point string) bool { return strings.HasPrefix(p.main.point, point+".") }
+
 // holds reports whether the round is about holding a request.
 func (p *plan) holds() bool { return strings.Contains(p.main.point, "held") }
 
 // contends reports whether the round is about taking a name, and needs two keys
 // that want one.
-func (p *plan) contends() bool {
-	return strings.HasPrefix(p.main.point, "intend") || strings.HasPrefix(p.main.point, "store.accepted")
-}
+func (p *plan) contends() bool { return p.about("intend") || p.about("store.accepted") }
 
 func pick[T any](rng *rand.Rand, from ...T) T { return from[rng.IntN(len(from))] }
 
@@ -163,21 +214,34 @@ func upTo(rng *rand.Rand, d time.Duration) time.Duration {
 	return time.Duration(rng.Int64N(int64(d))).Round(time.Millisecond)
 }
 
-// drawWorkers arms the main pair in every first process, mostly for its first
-// time, and others at random there and in the processes that follow.
+// drawWorkers arms the main strike in every first process, and others at random
+// there and in the processes that follow. What has to happen a second time in
+// one process does so sooner where there are few.
 func (p *plan) drawWorkers(rng *rand.Rand) {
-	all := pairs()
-	for range 1 + rng.IntN(3) {
-		nth := 1
-		if rng.IntN(4) == 0 {
-			nth = 2 + rng.IntN(2)
-		}
-		runs := []string{arming(rng, p.main, nth)}
+	all := strikes()
+	other := func(most int) string {
+		what := pick(rng, all...)
+		what.nth = 1 + rng.IntN(most)
+		return arming(rng, what)
+	}
+	for range 1 + rng.IntN(4-p.main.nth) {
+		runs := []string{arming(rng, p.main)}
 		for range rng.IntN(3) {
-			runs[0] += "," + arming(rng, pick(rng, all...), 1+rng.IntN(4))
+			runs[0] += "," + other(4)
 		}
 		for range rng.IntN(3) {
-			runs = append(runs, arming(rng, pick(rng, all...), 1+rng.IntN(3)))
+			runs = append(runs, other(3))
+		}
+		main := arming(rng, p.main)
+		switch {
+		case p.about("mend"):
+			// A row is left by who ends before releasing it, and mended by who
+			// comes after.
+			left := arming(rng, strike{"release.before", "kill", 1})
+			runs = []string{left + "," + main, left + "," + main, main, main}
+		case p.about("brake"), p.about("bury"):
+			// Reached late, or once: by whichever process is there then.
+			runs = []string{runs[0], main, main}
 		}
 		p.armed = append(p.armed, runs)
 	}
@@ -185,7 +249,7 @@ func (p *plan) drawWorkers(rng *rand.Rand) {
 
 // arming writes one failpoint for WORKER_FAILPOINTS. Some stops outlast the ack
 // wait, some the create timeout, some both together.
-func arming(rng *rand.Rand, what pair, nth int) string {
+func arming(rng *rand.Rand, what strike) string {
 	action := what.action
 	switch action {
 	case "stop":
@@ -193,7 +257,7 @@ func arming(rng *rand.Rand, what pair, nth int) string {
 	case "delay":
 		action += ":" + pick(rng, 50*time.Millisecond, 200*time.Millisecond, 450*time.Millisecond).String()
 	}
-	return fmt.Sprintf("%s:%d=%s", what.point, nth, action)
+	return fmt.Sprintf("%s:%d=%s", what.point, what.nth, action)
 }
 
 func (p *plan) drawOrders(rng *rand.Rand) {
@@ -307,7 +371,7 @@ func (o order) request() []byte {
 // String tells what was drawn, for the report of a violation.
 func (p *plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "concurrency %d, inline wait %s, list lag %s\n", p.concurrency, p.inlineWait, p.lag)
+	fmt.Fprintf(&b, "concurrency %d, inline wait %s, list lag %s, cap %d, breaker %d, unreadable messages at %v\n", p.concurrency, p.inlineWait, p.lag, p.cap, p.breaker, p.letters)
 	for i, runs := range p.armed {
 		fmt.Fprintf(&b, "worker %d armed: %s\n", i+1, strings.Join(runs, " | then "))
 	}

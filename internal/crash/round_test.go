@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,14 +41,15 @@ type round struct {
 
 	mu          sync.Mutex
 	violations  []violation
-	done        map[pair]int
+	done        map[strike]int
 	brokerKills int
+	resumed     int
 	gaveUp      atomic.Int64
 	facts       *facts
 }
 
 func newRound(s *suite, p *plan, unsafe string) *round {
-	return &round{suite: s, plan: p, unsafe: unsafe, done: make(map[pair]int)}
+	return &round{suite: s, plan: p, unsafe: unsafe, done: make(map[strike]int)}
 }
 
 func (r *round) violate(kind breach, key, text string) {
@@ -56,10 +58,16 @@ func (r *round) violate(kind breach, key, text string) {
 	r.violations = append(r.violations, violation{kind, key, text})
 }
 
-func (r *round) did(p pair) {
+func (r *round) did(what strike) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.done[p]++
+	r.done[what]++
+}
+
+func (r *round) has(what strike) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.done[what] > 0
 }
 
 // play runs the round from nothing to its judgement.
@@ -76,8 +84,12 @@ func (r *round) play(ctx context.Context) {
 	}
 	patience, cancel := context.WithTimeout(ctx, roundPatience)
 	defer cancel()
+	operating, rest := context.WithCancel(patience)
+	r.background.Go(func() { r.operate(operating) })
 	r.runScript(patience)
 	r.await(patience)
+	r.linger(patience)
+	rest()
 	var finishing sync.WaitGroup
 	for _, s := range r.slots {
 		finishing.Go(s.finish)
@@ -164,6 +176,9 @@ func (r *round) runScript(ctx context.Context) {
 			at(when, func() { r.publish(ctx, o) })
 		}
 	}
+	for n, when := range r.plan.letters {
+		at(when, func() { r.witness.send(ctx, letter(n), 20*time.Millisecond) })
+	}
 	for _, m := range r.plan.workerKills {
 		at(m.at, r.slots[m.slot].kill)
 	}
@@ -180,6 +195,57 @@ func (r *round) crashBroker(away time.Duration) {
 	r.mu.Lock()
 	r.brokerKills++
 	r.mu.Unlock()
+}
+
+// letter is the body of a message that nobody can read; it has no key.
+func letter(n int) []byte { return fmt.Appendf(nil, "\x00 unreadable %d", n) }
+
+// operate takes the brake off whenever it is on, as a person would.
+func (r *round) operate(ctx context.Context) {
+	if r.plan.cap != lowCap {
+		return
+	}
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for {
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return
+		}
+		if !r.witness.braked(ctx) {
+			continue
+		}
+		cmd := exec.CommandContext(ctx, r.suite.program("shipped"), "resume", "--reason", "the round goes on")
+		cmd.Env = []string{"NATS_URL=" + r.broker.URL, "HOME=" + r.dir}
+		if cmd.Run() == nil { // else the broker is away, and it is on still
+			r.mu.Lock()
+			r.resumed++
+			r.mu.Unlock()
+		}
+	}
+}
+
+// lingerPatience is how long a round goes on for what only a sweep can reach:
+// sweeps are ten ack waits apart.
+const lingerPatience = 10 * time.Second
+
+// linger lets the workers run on where the round is about their sweeps.
+func (r *round) linger(ctx context.Context) {
+	if !r.plan.about("mend") {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lingerPatience)
+	defer cancel()
+	again := time.NewTicker(40 * time.Millisecond)
+	defer again.Stop()
+	for !r.has(r.plan.main) {
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // publish sends a copy of a request until the broker has it.
@@ -224,6 +290,15 @@ func (r *round) testify(ctx context.Context) {
 		orders: r.plan.orders, events: r.witness.events, allowHeld: r.suite.allowHeld,
 		creates: r.sim.Creates(), invoices: r.sim.Invoices(),
 	}
+	dead, err := r.witness.buried(ctx)
+	if err != nil {
+		r.violate(harnessBroke, "", "read the dead letters: "+err.Error())
+		return
+	}
+	for n := range r.plan.letters {
+		r.facts.letters = append(r.facts.letters, string(letter(n)))
+	}
+	r.facts.buried = dead
 	for _, v := range r.facts.judge() {
 		r.violate(v.kind, v.key, v.text)
 	}
@@ -260,7 +335,7 @@ func (r *round) report(out io.Writer) {
 	}
 	b.WriteString(r.plan.String())
 	for p, n := range r.done {
-		fmt.Fprintf(&b, "did %s at %s %d times\n", p.action, p.point, n)
+		fmt.Fprintf(&b, "did %s at %s:%d %d times\n", p.action, p.point, p.nth, n)
 	}
 	if r.facts != nil {
 		r.facts.tell(&b, keys)

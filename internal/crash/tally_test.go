@@ -11,9 +11,10 @@ import (
 
 // tally counts what rounds did.
 type tally struct {
-	rounds, failed int
+	// struck are the rounds in which the main strike was taken.
+	rounds, failed, struck int
 
-	done       map[pair]int
+	done       map[strike]int
 	faults     map[string]int
 	namesakes  map[string]int
 	violations map[breach]int
@@ -21,18 +22,22 @@ type tally struct {
 	keys, copies, creates, invoices          int
 	provisioned, adopted, failures, unknown  int
 	held, recreated, brokerKills, processes  int
+	capped, resumed, breakers, letters       int
 	gaveUp, repeated, workerKills, twinNames int
 }
 
 func newTally() *tally {
 	return &tally{
-		done: make(map[pair]int), faults: make(map[string]int), namesakes: make(map[string]int), violations: make(map[breach]int),
+		done: make(map[strike]int), faults: make(map[string]int), namesakes: make(map[string]int), violations: make(map[breach]int),
 	}
 }
 
 // add counts a round that has ended.
 func (t *tally) add(r *round) {
 	t.rounds++
+	if r.done[r.plan.main] > 0 {
+		t.struck++
+	}
 	if len(r.violations) > 0 {
 		t.failed++
 	}
@@ -42,6 +47,14 @@ func (t *tally) add(r *round) {
 	for p, n := range r.done {
 		t.done[p] += n
 	}
+	if r.plan.cap > 0 {
+		t.capped++
+	}
+	if r.plan.breaker > 0 {
+		t.breakers++
+	}
+	t.resumed += r.resumed
+	t.letters += len(r.plan.letters)
 	t.brokerKills += r.brokerKills
 	t.gaveUp += int(r.gaveUp.Load())
 	t.workerKills += len(r.plan.workerKills)
@@ -113,9 +126,9 @@ func (t *tally) print(out io.Writer, took time.Duration) {
 	total := make(map[string]int)
 	for _, point := range points {
 		for _, when := range []string{".before", ".after"} {
-			_, _ = fmt.Fprintf(w, "\n%s\t", point+when)
+			_, _ = fmt.Fprintf(w, "\n%s\t", point.name+when)
 			for _, a := range actions {
-				n := t.done[pair{point + when, a}]
+				n := t.count(point.name+when, a)
 				total[a] += n
 				_, _ = fmt.Fprintf(w, "%d\t", n)
 			}
@@ -132,15 +145,16 @@ func (t *tally) print(out io.Writer, took time.Duration) {
 	_, _ = fmt.Fprintln(w)
 	_ = w.Flush() // a report; its writer is standard output
 	_, _ = fmt.Fprintf(out, `
-%d rounds in %s, %d with violations
+%d rounds in %s, %d with violations; %d struck what they were about
 %d worker processes; kills from outside %d, of the broker %d; ended by themselves while the broker was away %d
 %d keys in %d messages, %d of them share a name; namesakes: older %d, fixed-cycle %d, other size %d, cancelled %d, indistinguishable %d
 %d creates, %d servers billed, %d re-created after an unknown outcome that created nothing
+%d rounds with a cap, the brake taken off %d times; %d rounds with a breaker; %d messages that nobody can read
 %d provisioned, %d of them adopted; %d failed, %d of them unknown; %d were held; %d events stored twice
 `,
-		t.rounds, took.Round(time.Second), t.failed, t.processes, t.workerKills, t.brokerKills, t.gaveUp,
+		t.rounds, took.Round(time.Second), t.failed, t.struck, t.processes, t.workerKills, t.brokerKills, t.gaveUp,
 		t.keys, t.copies, t.twinNames, t.namesakes["older"], t.namesakes["fixed-cycle"], t.namesakes["other-size"], t.namesakes["cancelled"], t.namesakes["indistinguishable"],
-		t.creates, t.invoices, t.recreated, t.provisioned, t.adopted, t.failures, t.unknown, t.held, t.repeated)
+		t.creates, t.invoices, t.recreated, t.capped, t.resumed, t.breakers, t.letters, t.provisioned, t.adopted, t.failures, t.unknown, t.held, t.repeated)
 	for _, kind := range slices.Sorted(maps.Keys(t.violations)) {
 		_, _ = fmt.Fprintf(out, "VIOLATIONS %d: %s\n", t.violations[kind], kind)
 	}
@@ -155,11 +169,22 @@ func (t *tally) verdict(s *suite) int {
 	if !s.coverage {
 		return code
 	}
-	for _, p := range pairs() {
+	for _, p := range strikes() {
 		if t.done[p] == 0 {
-			s.printf("NOT COVERED: %s at %s\n", p.action, p.point)
+			s.printf("NOT COVERED: %s at %s:%d\n", p.action, p.point, p.nth)
 			code = 1
 		}
 	}
 	return code
+}
+
+// count is how often an action was taken at a point, whichever time it was.
+func (t *tally) count(point, action string) int {
+	n := 0
+	for s, times := range t.done {
+		if s.point == point && s.action == action {
+			n += times
+		}
+	}
+	return n
 }

@@ -16,6 +16,7 @@ const (
 	requestStream  = "DEPLOY"
 	requestSubject = "deploy.requested"
 	eventStream    = "DEPLOY_EVENTS"
+	ledgerBucket   = "deploy-ledger"
 )
 
 // askPatience bounds one question to a broker that may be dead; it is asked
@@ -85,6 +86,43 @@ func (w *witness) requestsLeft(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	return int(s.CachedInfo().State.Msgs), nil
+}
+
+// braked reports whether the brake is on, as far as the broker says now.
+func (w *witness) braked(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	kv, err := w.js.KeyValue(ctx, ledgerBucket)
+	if err != nil {
+		return false
+	}
+	row, err := kv.Get(ctx, "ctl.brake")
+	if err != nil {
+		return false
+	}
+	var brake struct {
+		On bool `json:"on"`
+	}
+	return json.Unmarshal(row.Value(), &brake) == nil && brake.On
+}
+
+// buried reads the bodies of the dead letters.
+func (w *witness) buried(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*askPatience)
+	defer cancel()
+	s, err := w.js.Stream(ctx, deadStream)
+	if err != nil {
+		return nil, err
+	}
+	var bodies []string
+	for seq := uint64(1); seq <= s.CachedInfo().State.LastSeq; seq++ {
+		m, err := s.GetMsg(ctx, seq)
+		if err != nil {
+			return nil, err
+		}
+		bodies = append(bodies, string(m.Data))
+	}
+	return bodies, nil
 }
 
 // poll reads the events that are new. What it cannot read now it reads the

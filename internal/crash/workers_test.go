@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -32,7 +33,8 @@ func workerEnv(r *round) map[string]string {
 		"WORKER_PROVISION": "true", "WORKER_ACK_WAIT": "300ms", "WORKER_DEADLINE": "60s",
 		"WORKER_BACKOFF_INITIAL": "10ms", "WORKER_BACKOFF_MAX": "50ms", "WORKER_LIMITS_TTL": "50ms",
 		"WORKER_SETTLE_ANSWERED": settleAnswered.String(), "WORKER_SETTLE_UNANSWERED": settleUnanswered.String(),
-		"WORKER_SETTLE_READS": "3", "WORKER_UNKNOWN_POLICY": "retry", "WORKER_BREAKER_UNKNOWNS": "0",
+		"WORKER_SETTLE_READS": "3", "WORKER_UNKNOWN_POLICY": "retry",
+		"WORKER_BREAKER_UNKNOWNS": fmt.Sprint(r.plan.breaker), "WORKER_MAX_CREATES_PER_HOUR": fmt.Sprint(r.plan.cap),
 		"WORKER_ADMIN_ADDR": "127.0.0.1:0", "WORKER_DRAIN_TIMEOUT": "20s", "WORKER_LOG_FORMAT": "json",
 		"WORKER_FAILPOINTS_UNSAFE": r.unsafe,
 		"PATH":                     os.Getenv("PATH"), "HOME": r.dir, "TMPDIR": r.dir, "GOMAXPROCS": "2",
@@ -56,7 +58,7 @@ type slot struct {
 }
 
 // fired is the line with which a failpoint announces itself.
-var fired = regexp.MustCompile(`^failpoint: (kill|stop|term|delay)(?::(\S+))? at (\S+):\d+$`)
+var fired = regexp.MustCompile(`^failpoint: (kill|stop|term|delay)(?::(\S+))? at (\S+):(\d+)$`)
 
 func newSlot(r *round, n int, runs []string) *slot {
 	s := &slot{round: r, name: fmt.Sprintf("worker %d", n+1), runs: runs}
@@ -73,7 +75,11 @@ func (s *slot) hear(line string) {
 		}
 		return
 	}
-	s.round.did(pair{m[3], m[1]})
+	nth, err := strconv.Atoi(m[4])
+	if err != nil {
+		panic(err)
+	}
+	s.round.did(strike{m[3], m[1], nth})
 	s.mu.Lock()
 	proc := s.proc
 	if m[1] == "kill" || m[1] == "term" {

@@ -27,6 +27,9 @@ type Config struct {
 	// under it, in whole seconds. It must exceed the longest deadline: a request
 	// that waited all that time must not adopt the server of a shorter one.
 	KeepNames time.Duration
+	// Step, if set, is told the key of each write, before it is sent and when it
+	// was stored. It is where tests end the process.
+	Step func(key string, stored bool)
 }
 
 // Defaults for the zero values of Config.
@@ -125,17 +128,33 @@ func apiPrefix(o jetstream.JetStreamOptions) string {
 // caller reach the stream in their order.
 func (b *bucket) start(ctx context.Context, w write) func() (uint64, error) {
 	token := rand.Text()
+	b.step(w.key, false)
 	future, err := b.js.PublishMsgAsync(b.message(w, token), b.options(w)...)
 	return func() (uint64, error) {
-		ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
-		defer cancel()
+		revision, err := b.finish(ctx, w, token, future, err)
 		if err == nil {
-			var ack *jetstream.PubAck
-			if ack, err = b.await(ctx, future); err == nil {
-				return ack.Sequence, nil
-			}
+			b.step(w.key, true)
 		}
-		return b.settle(ctx, w, token, err)
+		return revision, err
+	}
+}
+
+// finish waits for the answer to a write that was sent, or finds out.
+func (b *bucket) finish(ctx context.Context, w write, token string, future jetstream.PubAckFuture, err error) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
+	defer cancel()
+	if err == nil {
+		var ack *jetstream.PubAck
+		if ack, err = b.await(ctx, future); err == nil {
+			return ack.Sequence, nil
+		}
+	}
+	return b.settle(ctx, w, token, err)
+}
+
+func (b *bucket) step(key string, stored bool) {
+	if b.cfg.Step != nil {
+		b.cfg.Step(key, stored)
 	}
 }
 

@@ -1,15 +1,21 @@
 package ledger_test
 
 import (
+	"errors"
+	"fmt"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/hostup/deploy-worker/internal/admission"
 	"github.com/hostup/deploy-worker/internal/broker/brokertest"
 	"github.com/hostup/deploy-worker/internal/ledger"
 	"github.com/hostup/deploy-worker/internal/ledger/ledgertest"
+	"github.com/hostup/deploy-worker/internal/provision"
 )
 
 func TestMain(m *testing.M) { os.Exit(brokertest.Main(m)) }
@@ -26,6 +32,46 @@ func TestJetStreamConforms(t *testing.T) {
 		_, js := brokertest.Connect(t, brokertest.Start(t))
 		return ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
 	})
+}
+
+// Every write is told of, before it is sent and when it is stored: the row of an
+// intent after the intent was sent, and what was refused is not told as stored.
+func TestStepsAreTold(t *testing.T) {
+	t.Parallel()
+	_, js := brokertest.Connect(t, brokertest.Start(t))
+	var steps []string
+	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js), Step: func(key string, stored bool) {
+		kind, _, _ := strings.Cut(key, ".")
+		steps = append(steps, fmt.Sprintf("%s %t", kind, stored))
+	}})
+	r := ledgertest.Record("k", "web-01")
+	if err := l.Intend(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	stale := *r
+	r.State = provision.StateCreated
+	if err := l.Store(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Store(t.Context(), &stale); !errors.Is(err, provision.ErrConflict) {
+		t.Errorf("Store at a stale revision = %v", err)
+	}
+	if err := l.Release(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.UpdateBrake(t.Context(), func(b admission.Brake) (admission.Brake, bool) { return b, false }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.UpdateBrake(t.Context(), func(b admission.Brake) (admission.Brake, bool) { return b.Set(time.Now(), "me", "why") }); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"rec false", "name false", "rec true", "name true", // the intent
+		"rec false", "rec true", "rec false", "name false", "name true", "ctl false", "ctl true",
+	}
+	if diff := cmp.Diff(want, steps); diff != "" {
+		t.Errorf("steps (-want +got):\n%s", diff)
+	}
 }
 
 // bucket makes the ledger's bucket as `worker setup` does.

@@ -16,7 +16,8 @@
 // cut off, killed, paused, restarted and stopped.
 //
 // The files: plan_test.go draws a round, round_test.go runs it with the
-// processes of workers_test.go and internal/proctest, witness_test.go collects
+// processes of workers_test.go and internal/proctest, pulse_test.go watches the
+// machine meanwhile, witness_test.go collects
 // what is known of it from outside, judge_test.go finds what is wrong with
 // that, and tally_test.go counts what was done. Of the cluster, clusterrun_test.go
 // is the run, scenario_test.go one scenario of it, acts_test.go what it does to
@@ -39,6 +40,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -64,6 +66,7 @@ type suite struct {
 	out      io.Writer
 	dir      string // of everything that is built
 	children proctest.Children
+	pulse    pulse
 }
 
 func TestMain(m *testing.M) {
@@ -114,6 +117,7 @@ func (s *suite) main() int {
 		s.printf("crash: %v\n", err)
 		return 1
 	}
+	go s.pulse.run(ctx)
 	started := time.Now()
 	rounds := s.chosenRounds()
 	if len(rounds) == 0 {
@@ -127,6 +131,7 @@ func (s *suite) main() int {
 		s.cover(ctx, all)
 	}
 	all.print(s.out, time.Since(started))
+	s.printf("this machine kept the simulated API from running for at most %s; the rounds' times have room for %s\n", s.pulse.worst(started).Round(time.Millisecond), room)
 	code := all.verdict(s)
 	if code == 0 && s.blind > 0 && ctx.Err() == nil {
 		code = s.mustFail(ctx)
@@ -219,11 +224,14 @@ func count(first, n int) iter.Seq[int] {
 func (s *suite) play(ctx context.Context, all *tally, rounds iter.Seq[int], unsafe string, out io.Writer) {
 	var mu sync.Mutex
 	var working sync.WaitGroup
+	var inWork atomic.Int64
 	numbers := make(chan int)
 	for range s.parallel {
 		working.Go(func() {
 			for n := range numbers {
+				inWork.Add(1)
 				r := s.playOne(ctx, n, unsafe)
+				inWork.Add(-1)
 				mu.Lock()
 				if ctx.Err() == nil {
 					all.add(r)
@@ -237,6 +245,7 @@ func (s *suite) play(ctx context.Context, all *tally, rounds iter.Seq[int], unsa
 		})
 	}
 	for n := range rounds {
+		s.pulse.breathe(ctx, &inWork)
 		select {
 		case numbers <- n:
 			continue

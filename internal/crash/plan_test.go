@@ -128,7 +128,7 @@ var faults = map[string][]string{
 	"created-then-5xx":     {"500-after*1", "502-after*1", "503-bare-after*1", "504-after:code=upstream_timeout*1", "500-after*2"},
 	"created-then-timeout": {"hang-after*1", "408-after*1", "425-after*1"},
 	"created-then-garbage": {"garbage*1", "empty*1", "truncated*1", "truncated:at=12*1", "307-after*1"},
-	"created-too-late":     {"slow-before=550ms*1"},
+	"created-too-late":     {fmt.Sprintf("slow-before=%s*1", latestEffect)},
 	"nothing-and-cut":      {"cut*1", "cut:fin*1", "cut*2"},
 	"nothing-and-5xx":      {"500*1", "502*1", "503-bare*1", "504:code=upstream_timeout*1", "500*2"},
 	"nothing-and-timeout":  {"hang*1", "408*1"},
@@ -164,7 +164,7 @@ func drawPlan(seed uint64, round int, allowHeld bool) *plan {
 		main:        mainStrike(round),
 		concurrency: pick(rng, 2, 4, 16),
 		inlineWait:  pick(rng, 0, 100*time.Millisecond, time.Second, 5*time.Second),
-		lag:         pick(rng, 0, 0, 100*time.Millisecond, 300*time.Millisecond),
+		lag:         pick(rng, 0, 0, 100*time.Millisecond, longestLag),
 		cap:         pick(rng, 0, 0, highCap, highCap, lowCap),
 		breaker:     pick(rng, 0, 2, 5),
 	}
@@ -180,7 +180,7 @@ func drawPlan(seed uint64, round int, allowHeld bool) *plan {
 	p.drawWorkers(rng)
 	p.drawOrders(rng)
 	if o := &p.orders[0]; !allowHeld && !o.twin && (p.holds() || rng.IntN(20) == 0) {
-		o.ambiguous, o.namesake, o.deadline = true, "indistinguishable", 6*time.Second
+		o.ambiguous, o.namesake, o.deadline = true, "indistinguishable", 8*time.Second
 	}
 	p.drawRules(rng)
 	if rng.IntN(7) == 0 {
@@ -253,9 +253,9 @@ func arming(rng *rand.Rand, what strike) string {
 	action := what.action
 	switch action {
 	case "stop":
-		action += ":" + pick(rng, 100*time.Millisecond, 400*time.Millisecond, 800*time.Millisecond, 1500*time.Millisecond).String()
+		action += ":" + pick(rng, 100*time.Millisecond, 400*time.Millisecond, createTimeout, 2*createTimeout).String()
 	case "delay":
-		action += ":" + pick(rng, 50*time.Millisecond, 200*time.Millisecond, 450*time.Millisecond).String()
+		action += ":" + pick(rng, 50*time.Millisecond, 200*time.Millisecond, createTimeout-100*time.Millisecond).String()
 	}
 	return fmt.Sprintf("%s:%d=%s", what.point, what.nth, action)
 }
@@ -287,7 +287,7 @@ func (p *plan) drawOrders(rng *rand.Rand) {
 		// has the name is to know for long nothing of its server.
 		p.orders[3].kind, p.orders[3].fault = "none", "none"
 		p.orders[0].kind, p.orders[0].fault = "created-then-timeout", "hang-after*1"
-		p.lag = 300 * time.Millisecond
+		p.lag = longestLag
 	}
 	if rng.IntN(3) == 0 || p.contends() {
 		p.drawTwin(rng)

@@ -27,6 +27,7 @@ type round struct {
 	suite  *suite
 	plan   *plan
 	unsafe string
+	began  time.Time
 
 	dir     string
 	broker  *proctest.Broker
@@ -49,7 +50,7 @@ type round struct {
 }
 
 func newRound(s *suite, p *plan, unsafe string) *round {
-	return &round{suite: s, plan: p, unsafe: unsafe, done: make(map[strike]int)}
+	return &round{suite: s, plan: p, unsafe: unsafe, began: time.Now(), done: make(map[strike]int)}
 }
 
 func (r *round) violate(kind breach, key, text string) {
@@ -332,6 +333,9 @@ func (r *round) report(out io.Writer) {
 	for _, v := range r.violations {
 		fmt.Fprintf(&b, "VIOLATION %s: %s %s\n", v.kind, v.key, v.text)
 		keys[v.key] = true
+	}
+	if worst := r.suite.pulse.worst(r.began); worst > room {
+		fmt.Fprintf(&b, "this machine kept the simulated API from running for %s, and the times have room for %s: run the round again before you believe it\n", worst.Round(time.Millisecond), room)
 	}
 	b.WriteString(r.plan.String())
 	for p, n := range r.done {

@@ -17,12 +17,18 @@ import (
 
 // Short forms of what a worker waits for. Nothing here is a deadline for the
 // suite: a slow machine makes rounds longer, not wrong. The settle times must
-// exceed the longest list lag and the latest effect of a plan, with room for a
-// machine that is busy.
+// exceed the longest list lag and the latest effect of a plan, and the create
+// timeout the time that a request may lie unread at the simulated API: room is
+// what they leave to a machine that is busy.
 const (
-	createTimeout    = 400 * time.Millisecond
-	settleAnswered   = 700 * time.Millisecond
-	settleUnanswered = 1200 * time.Millisecond
+	createTimeout    = 800 * time.Millisecond
+	settleAnswered   = time.Second
+	settleUnanswered = 2 * time.Second
+
+	longestLag   = 300 * time.Millisecond
+	latestEffect = time.Second // of a create that was received in time
+
+	room = min(createTimeout, createTimeout+settleUnanswered-latestEffect-longestLag)
 )
 
 func workerEnv(r *round) map[string]string {

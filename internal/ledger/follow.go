@@ -11,11 +11,13 @@ import (
 )
 
 // Times of a consumer that follows changes. A leader that died is noticed by
-// its heartbeats after two of them.
+// its heartbeats after two of them: of what the fleet shares within a second,
+// which is as fast as the client allows.
 const (
-	followExpiry    = 5 * time.Second
-	followHeartbeat = time.Second
-	followInactive  = 30 * time.Second
+	followExpiry     = 5 * time.Second
+	followHeartbeat  = time.Second
+	controlHeartbeat = 500 * time.Millisecond
+	followInactive   = 30 * time.Second
 )
 
 // errGap says that a message was lost on the way: all is read anew.
@@ -76,7 +78,11 @@ func (b *bucket) consume(ctx context.Context, prefix string, values bool) (jetst
 	if err != nil {
 		return nil, 0, fmt.Errorf("follow %s*: %w", prefix, err)
 	}
-	messages, err := cons.Messages(jetstream.PullExpiry(followExpiry), jetstream.PullHeartbeat(followHeartbeat), jetstream.WithMessagesErrOnMissingHeartbeat(true))
+	heartbeat := followHeartbeat
+	if prefix == controlPrefix {
+		heartbeat = controlHeartbeat
+	}
+	messages, err := cons.Messages(jetstream.PullExpiry(followExpiry), jetstream.PullHeartbeat(heartbeat), jetstream.WithMessagesErrOnMissingHeartbeat(true))
 	if err != nil {
 		return nil, 0, fmt.Errorf("follow %s*: %w", prefix, err)
 	}

@@ -2,8 +2,10 @@ package ledger_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,6 +53,43 @@ func publish(t *testing.T, js jetstream.JetStream, key, data string, header ...s
 	}
 	if _, err := js.PublishMsg(t.Context(), m); err != nil {
 		t.Fatalf("publish %s: %v", key, err)
+	}
+}
+
+// A pause has to be obeyed within a second also by a replica whose watch has just
+// lost its node, and that is noticed after two missed heartbeats.
+func TestWatchOfTheControlsMissesNothingForLong(t *testing.T) {
+	t.Parallel()
+	nc, js := brokertest.Connect(t, brokertest.Start(t))
+	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+	asked := make(chan *nats.Msg, 16)
+	sub, err := nc.ChanSubscribe("$JS.API.CONSUMER.MSG.NEXT.KV_deploy-ledger.*", asked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		l.Watch(ctx, ledger.Watch{})
+	}()
+	defer func() { cancel(); <-ended }()
+	for followed := false; !followed; {
+		pull := <-asked
+		cons, err := js.Consumer(ctx, "KV_deploy-ledger", pull.Subject[strings.LastIndexByte(pull.Subject, '.')+1:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		var request struct {
+			Heartbeat time.Duration `json:"idle_heartbeat"`
+		}
+		if err := json.Unmarshal(pull.Data, &request); err != nil {
+			t.Fatal(err)
+		}
+		if followed = strings.HasSuffix(cons.CachedInfo().Config.FilterSubject, ".ctl.*"); followed && (request.Heartbeat <= 0 || 2*request.Heartbeat > time.Second) {
+			t.Errorf("the controls are followed with a heartbeat of %s", request.Heartbeat)
+		}
 	}
 }
 

@@ -23,6 +23,7 @@ type simulateCmd struct {
 	RateLimit     int           `name:"rate-limit" env:"SIMULATE_RATE_LIMIT" default:"0" help:"Requests per window; 0 is no limit."`
 	RateWindow    time.Duration `name:"rate-window" env:"SIMULATE_RATE_WINDOW" default:"1m" help:"Window of the rate limit."`
 	RateCreates   bool          `name:"rate-creates-only" env:"SIMULATE_RATE_CREATES_ONLY" help:"Only creates count against the rate limit."`
+	RateAligned   bool          `name:"rate-aligned" env:"SIMULATE_RATE_ALIGNED" help:"Windows begin with the clock, not with a request."`
 	RateQuiet     bool          `name:"rate-quiet" env:"SIMULATE_RATE_QUIET" help:"Only a refusal has the rate limit's headers."`
 	Fault         []string      `name:"fault" env:"SIMULATE_FAULTS" sep:";" placeholder:"RULE" help:"What goes wrong, and for whom; see below. Repeat the flag, or separate rules by semicolons."`
 	Seed          uint64        `name:"seed" env:"SIMULATE_SEED" default:"0" help:"Seed of ids and of random faults; 0 draws one and prints it."`
@@ -49,7 +50,7 @@ func (c *simulateCmd) Run(ctx context.Context, t *terminal) error {
 		Limits:  simulator.Limits{CPUCores: c.MaxCores, MemoryGB: c.MaxMemory, StorageGB: c.MaxStorage, Instances: c.MaxInstances},
 		Gate:    simulator.Gate{Closed: c.NoDeploy != "", Reason: c.NoDeploy},
 		Latency: c.Latency, VisibilityLag: c.VisibilityLag,
-		Rate: simulator.Rate{Limit: c.RateLimit, Window: c.RateWindow, CreatesOnly: c.RateCreates, Quiet: c.RateQuiet},
+		Rate: simulator.Rate{Limit: c.RateLimit, Window: c.RateWindow, CreatesOnly: c.RateCreates, Quiet: c.RateQuiet, Aligned: c.RateAligned},
 		Seed: c.Seed,
 	}
 	if cfg.Seed == 0 {

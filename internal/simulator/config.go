@@ -111,7 +111,8 @@ type Gate struct {
 }
 
 // Rate allows Limit requests in each fixed window, counted from the first
-// request after the last window ended. Limit 0 turns it off. The account has
+// request after the last window ended, or, if it is Aligned, from one full
+// multiple of Window on the clock to the next. Limit 0 turns it off. The account has
 // one budget for all endpoints; with CreatesOnly only creates draw from it.
 // With Quiet only a 429 has the X-RateLimit headers, so that nobody can know
 // the limit before it is met.
@@ -120,6 +121,7 @@ type Rate struct {
 	Window      time.Duration
 	CreatesOnly bool
 	Quiet       bool
+	Aligned     bool
 }
 
 func (c Config) withDefaults() Config {

@@ -62,6 +62,7 @@ type settings struct {
 		Window      duration `json:"window"`
 		CreatesOnly bool     `json:"createsOnly"`
 		Quiet       bool     `json:"quiet"`
+		Aligned     bool     `json:"aligned"`
 	} `json:"rate"`
 	Faults []Rule `json:"faults"`
 	Fault  Fault  `json:"fault"`
@@ -88,7 +89,7 @@ func settingsOf(c Config) settings {
 		Faults: append([]Rule{}, c.Faults...), Fault: c.Fault,
 	}
 	v.Rate.Limit, v.Rate.Window, v.Rate.CreatesOnly = c.Rate.Limit, duration(c.Rate.Window), c.Rate.CreatesOnly
-	v.Rate.Quiet = c.Rate.Quiet
+	v.Rate.Quiet, v.Rate.Aligned = c.Rate.Quiet, c.Rate.Aligned
 	return v
 }
 
@@ -97,7 +98,7 @@ func (v settings) apply(c *Config) {
 	c.Gate = Gate{Closed: !v.CanDeploy, Reason: v.Reason, BlockerReasons: v.BlockerReasons}
 	c.Latency, c.VisibilityLag = time.Duration(v.Latency), time.Duration(v.VisibilityLag)
 	c.ProvisionTime = time.Duration(v.ProvisionTime)
-	c.Rate = Rate{v.Rate.Limit, time.Duration(v.Rate.Window), v.Rate.CreatesOnly, v.Rate.Quiet}
+	c.Rate = Rate{v.Rate.Limit, time.Duration(v.Rate.Window), v.Rate.CreatesOnly, v.Rate.Quiet, v.Rate.Aligned}
 	c.Faults, c.Fault = v.Faults, v.Fault
 }
 

@@ -56,13 +56,13 @@ func TestControlPatchesTheConfiguration(t *testing.T) {
 		t.Errorf("faults: %v", got)
 	}
 	r.get(limitsPath).want(t, 503)
-	patch(`{"faults":[],"fault":"none","rate":{"limit":1,"window":"1h","createsOnly":true,"quiet":true},"latency":"1ms","visibilityLag":"1h"}`).want(t, 200)
+	patch(`{"faults":[],"fault":"none","rate":{"limit":1,"window":"1h","createsOnly":true,"quiet":true,"aligned":true},"latency":"1ms","visibilityLag":"1h"}`).want(t, 200)
 	id := decode[createdAnswer](t, r.create("web-02").want(t, 201)).VPSID
 	r.create("web-02").want(t, 429)
 	if w := decode[[]Window](t, r.do("GET", "/_sim/windows", "").want(t, 200)); len(w) != 1 || w[0].Creates != 1 || w[0].CreatesRefused != 1 {
 		t.Errorf("windows %+v", w)
 	}
-	if rate := r.sim.config().Rate; !rate.Quiet || !rate.CreatesOnly {
+	if rate := r.sim.config().Rate; !rate.Quiet || !rate.CreatesOnly || !rate.Aligned {
 		t.Errorf("rate %+v", rate)
 	}
 	r.get(listPath+"/"+id).want(t, 404)

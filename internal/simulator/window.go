@@ -8,7 +8,8 @@ import (
 // Window is one window of the rate limit and what it did with the requests
 // that came in it.
 type Window struct {
-	// Opened is when its first request came, Ends when it stops counting.
+	// Opened is when its first request came, or when an aligned one began, Ends
+	// when it stops counting. Those in which no request came are not told.
 	Opened time.Time `json:"opened"`
 	Ends   time.Time `json:"ends"`
 	Limit  int       `json:"limit"`
@@ -49,7 +50,11 @@ func (w *windows) take(rate Rate, create bool, now time.Time) (left int, reset t
 		if len(w.list) >= 2*keepWindows {
 			w.list = slices.Clone(w.list[keepWindows:])
 		}
-		w.list = append(w.list, Window{Opened: now, Ends: now.Add(rate.Window), Limit: rate.Limit})
+		opened := now
+		if rate.Aligned {
+			opened = now.Truncate(rate.Window)
+		}
+		w.list = append(w.list, Window{Opened: opened, Ends: opened.Add(rate.Window), Limit: rate.Limit})
 		w.ended = false
 		last = len(w.list) - 1
 	}

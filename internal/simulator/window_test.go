@@ -47,3 +47,31 @@ func TestWindows(t *testing.T) {
 		t.Errorf("windows are\n%+v, want\n%+v", got, want)
 	}
 }
+
+// An aligned window begins and ends with the clock, whenever a request comes.
+func TestAlignedWindows(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	began := c.Now().Truncate(time.Minute).Add(time.Minute)
+	c.advance(began.Sub(c.Now()) + 50*time.Second)
+	r := start(t, Config{Now: c.Now, Rate: Rate{Limit: 1, Window: time.Minute, Aligned: true}})
+	h := r.create("web-01").want(t, 201).header
+	if reset := h.Get(headerRateReset); reset != iso(began.Add(time.Minute)) {
+		t.Errorf("the window ends at %s", reset)
+	}
+	if wait := r.create("web-02").want(t, 429).header.Get("Retry-After"); wait != "10" {
+		t.Errorf("Retry-After %s", wait)
+	}
+	c.advance(10 * time.Second)
+	r.create("web-02").want(t, 201)
+	c.advance(3 * time.Minute)
+	r.create("web-03").want(t, 201)
+	want := []Window{
+		{Opened: began, Ends: began.Add(time.Minute), Limit: 1, Accepted: 1, Refused: 1, Creates: 1, CreatesRefused: 1},
+		{Opened: began.Add(time.Minute), Ends: began.Add(2 * time.Minute), Limit: 1, Accepted: 1, Creates: 1},
+		{Opened: began.Add(4 * time.Minute), Ends: began.Add(5 * time.Minute), Limit: 1, Accepted: 1, Creates: 1},
+	}
+	if got := r.sim.Windows(); !slices.Equal(got, want) {
+		t.Errorf("windows are\n%+v, want\n%+v", got, want)
+	}
+}

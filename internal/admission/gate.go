@@ -308,17 +308,34 @@ func (g Gate) Read(now time.Time, left time.Duration, r Rate) (Gate, bool) {
 // Take hands out up to n creates of a metered gate and returns how many. With
 // the last one of a window whose end is known the gate closes until then.
 func (g Gate) Take(now time.Time, left time.Duration, n int) (Gate, int) {
-	if g.Phase == Closed && g.Reason == ReasonBudget && left <= 0 || g.Phase == Metered && g.Wait > 0 && left <= 0 {
-		// A new window; its first answer will say when it ends.
-		g.Phase, g.Used, g.Until, g.Wait, g.Reason, g.Source = Metered, 0, time.Time{}, 0, "", ""
-		g.Window++
-	}
+	g = g.next(left)
 	if g.Phase != Metered {
 		return g, 0
 	}
 	n = min(n, max(g.Budget-g.Used, 0))
 	g.Used += n
 	return g.shutIfSpent(now, left), n
+}
+
+// next is the gate in the window that follows one whose known end has come; its
+// first answer will say when it ends.
+func (g Gate) next(left time.Duration) Gate {
+	if g.Phase == Closed && g.Reason == ReasonBudget && left <= 0 || g.Phase == Metered && g.Wait > 0 && left <= 0 {
+		g.Phase, g.Used, g.Until, g.Wait, g.Reason, g.Source = Metered, 0, time.Time{}, 0, "", ""
+		g.Window++
+	}
+	return g
+}
+
+// Reads counts n reads that are about to be sent, where they draw on the budget
+// of the creates.
+func (g Gate) Reads(left time.Duration, n int) (Gate, bool) {
+	if !g.Shared {
+		return g, false
+	}
+	next := g.next(left)
+	counted, ok := next.Sent(next.Window, n)
+	return counted, ok || next != g
 }
 
 // Takeable reports whether Take could hand anything out.

@@ -323,6 +323,26 @@ func TestGateTake(t *testing.T) {
 	}
 }
 
+// Reads are counted before they are sent, and at the end of a window in the next
+// one: there they would otherwise come on top of all that is handed out of it.
+func TestGateReads(t *testing.T) {
+	t.Parallel()
+	metered := admission.Gate{Phase: admission.Metered, Limit: 30, Budget: 30, Used: 20, Window: 4, Wait: time.Minute, Shared: true}
+	spent := change(metered, func(g *admission.Gate) { g.Phase, g.Reason, g.Used = admission.Closed, admission.ReasonBudget, 30 })
+	next := admission.Gate{Phase: admission.Metered, Limit: 30, Budget: 30, Used: 2, Window: 5, Shared: true}
+	reads := func(left time.Duration) func(admission.Gate) (admission.Gate, bool) {
+		return func(g admission.Gate) (admission.Gate, bool) { return g.Reads(left, 2) }
+	}
+	walk(t, map[string]gateStep{
+		"Metered":  {"counted", metered, reads(second), change(metered, func(g *admission.Gate) { g.Used = 22 }), false},
+		"Over":     {"in the next window", metered, reads(0), next, false},
+		"Spent":    {"until the window ends", spent, reads(second), admission.Gate{}, true},
+		"SpentEnd": {"in the next window", spent, reads(-second), next, false},
+		"Others":   {"of a budget of their own", change(metered, func(g *admission.Gate) { g.Shared = false }), reads(0), admission.Gate{}, true},
+		"Open":     {"nothing is counted", admission.Gate{Shared: true}, reads(0), admission.Gate{}, true},
+	})
+}
+
 func TestGateSentAndGiveBack(t *testing.T) {
 	t.Parallel()
 	metered := admission.Gate{Phase: admission.Metered, Budget: 30, Used: 20, Window: 4}
@@ -424,6 +444,10 @@ func TestGateKeepsItsPromises(t *testing.T) {
 			"read": func(t *rapid.T) { next, _ := g.Read(now, left(), rate.Draw(t, "rate")); becomes(t, next) },
 			"sent": func(t *rapid.T) {
 				next, _ := g.Sent(rapid.IntRange(g.Window-1, g.Window).Draw(t, "window"), rapid.IntRange(0, 4).Draw(t, "n"))
+				becomes(t, next)
+			},
+			"reads": func(t *rapid.T) {
+				next, _ := g.Reads(left(), rapid.IntRange(0, 4).Draw(t, "n"))
 				becomes(t, next)
 			},
 			"take": func(t *rapid.T) {

@@ -49,6 +49,10 @@ type Gate struct {
 	anew                  bool
 	highest, brakeHighest uint64
 
+	// uncounted are reads that were sent while nothing was counted, and have not
+	// been answered.
+	uncounted int
+
 	permits int  // of the window's budget, for this process
 	probe   bool // this process may send the probe
 	// wanted are the creates that were denied for want of permits or a probe.
@@ -212,25 +216,65 @@ func (g *Gate) Raise(wait time.Duration, rate admission.Rate) {
 	})
 }
 
-// Reading tells of n reads before they are sent: where they draw on the budget
-// of the creates, it must not be handed out twice.
+// Reading tells of n reads before they are sent. Where they draw on the budget of
+// the creates it returns once the fleet knows, or after readingPatience: their
+// places must not be handed out twice.
 func (g *Gate) Reading(n int) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.change(func(row admission.Gate, _ time.Time, _ time.Duration) (admission.Gate, bool) {
-		if !row.Shared {
-			return row, false
-		}
-		return row.Sent(row.Window, n)
+	shared, before := g.row.Shared, g.row
+	g.change(func(row admission.Gate, _ time.Time, left time.Duration) (admission.Gate, bool) {
+		return row.Reads(left, n)
 	})
+	if g.row == before {
+		g.uncounted = n
+	}
+	g.mu.Unlock()
+	if shared {
+		g.settled(readingPatience)
+	}
+}
+
+// readingPatience bounds the wait for a ledger that is slow. Without one no
+// create is handed out, and reads may go on.
+const readingPatience = 500 * time.Millisecond
+
+// settled returns when all that this process has to tell is stored, or after a
+// while.
+func (g *Gate) settled(within time.Duration) {
+	end := time.NewTimer(within)
+	defer end.Stop()
+	for {
+		g.mu.Lock()
+		stored, changed := len(g.unstored) == 0, g.changed
+		g.mu.Unlock()
+		if stored {
+			return
+		}
+		select {
+		case <-changed:
+		case <-end.C:
+			return
+		}
+	}
 }
 
 // Read tells what the answer to a read said of the rate limit.
 func (g *Gate) Read(rate admission.Rate) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	uncounted := g.uncounted > 0
+	if uncounted {
+		g.uncounted--
+	}
 	g.change(func(row admission.Gate, now time.Time, left time.Duration) (admission.Gate, bool) {
-		return row.Read(now, left, rate)
+		next, changed := row.Read(now, left, rate)
+		if uncounted && next.Shared && row.Phase == admission.Metered {
+			// Somebody else has begun to count meanwhile, without this one.
+			counted, more := row.Sent(row.Window, 1)
+			next, _ = counted.Read(now, left, rate)
+			changed = changed || more
+		}
+		return next, changed
 	})
 }
 
@@ -276,6 +320,9 @@ func (g *Gate) show(row admission.Gate, until time.Time) {
 	metered := row.Phase == admission.Metered && g.row.Phase == admission.Open
 	g.row, g.until = row, until
 	if n, window := len(g.inFlight), row.Window; metered && n > 0 {
+		for p := range g.inFlight {
+			p.uncounted = false
+		}
 		g.change(func(row admission.Gate, _ time.Time, _ time.Duration) (admission.Gate, bool) {
 			return row.Sent(window, n)
 		})

@@ -9,7 +9,9 @@ import (
 // pass allows one create; whoever has one leaves with what came of it, once.
 type pass struct {
 	probe, permit bool
-	begun         time.Time
+	// uncounted is set while the gate was open, which counts nothing.
+	uncounted bool
+	begun     time.Time
 	// purchase is what was entered against the caps for it, if there are any.
 	purchase *admission.Purchase
 	used     bool
@@ -40,6 +42,7 @@ func (g *Gate) enter(key string, look bool) (*pass, Closure) {
 	left := g.until.Sub(now)
 	switch {
 	case g.row.Phase == admission.Open:
+		p.uncounted = true
 	case g.permits >= need:
 		g.permits -= need
 		p.permit = true
@@ -153,24 +156,36 @@ func (g *Gate) leave(p *pass, a Answer, c closing) bool {
 	if p.permit && a.Verdict == VerdictNeverSent {
 		g.permits++
 	}
+	uncounted := p.uncounted && a.Verdict != VerdictNeverSent
 	g.change(func(row admission.Gate, now time.Time, left time.Duration) (admission.Gate, bool) {
-		switch a.Verdict {
-		case VerdictThrottled:
-			return row.Throttled(now, left, c.throttled, a.Rate, g.source)
-		case VerdictUnknown:
-			return row.Unknown(now, left, c.unknowns, p.probe, c.pause, g.source)
-		case VerdictNeverSent:
-			if p.probe {
-				return row.Unsent(now, g.source)
-			}
-			return row, false
-		default:
-			return row.Answered(now, left, p.probe, a.Rate)
+		counted := false
+		if uncounted {
+			// Somebody else has begun to count meanwhile, without this one.
+			row, counted = row.Sent(row.Window, 1)
 		}
+		next, changed := g.after(row, now, left, p.probe, a, c)
+		return next, changed || counted
 	})
 	if (a.Verdict == VerdictCreated || a.Verdict == VerdictRefused) && g.ramp < fullRamp {
 		g.ramp++
 	}
 	g.wake()
 	return !shut && g.row.Phase == admission.Closed && a.Verdict != VerdictNeverSent
+}
+
+// after is a row after the answer to a create.
+func (g *Gate) after(row admission.Gate, now time.Time, left time.Duration, probe bool, a Answer, c closing) (admission.Gate, bool) {
+	switch a.Verdict {
+	case VerdictThrottled:
+		return row.Throttled(now, left, c.throttled, a.Rate, g.source)
+	case VerdictUnknown:
+		return row.Unknown(now, left, c.unknowns, probe, c.pause, g.source)
+	case VerdictNeverSent:
+		if probe {
+			return row.Unsent(now, g.source)
+		}
+		return row, false
+	default:
+		return row.Answered(now, left, probe, a.Rate)
+	}
 }

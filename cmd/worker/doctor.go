@@ -11,12 +11,14 @@ import (
 type doctorCmd struct {
 	workerSettings
 	outputFlag
+	diskFlags
 }
 
 // Help is printed below the flags' summary.
 func (*doctorCmd) Help() string {
 	return `Examples:
   worker doctor
+  worker doctor --nats-monitor http://n1:8222,http://n2:8222,http://n3:8222
   worker doctor -o json | jq '.[] | select(.status != "ok")'
 
 One line a check: ok, warning or failure, and what to do about it. Exit code 1 when anything is a failure.
@@ -45,7 +47,11 @@ type examination struct {
 // doctor collects what it finds.
 type doctor struct {
 	settings workerSettings
-	found    []examination
+	// monitor are the monitoring addresses, synced whether all of them say that
+	// what is confirmed is on the disk.
+	monitor string
+	synced  bool
+	found   []examination
 }
 
 func (d *doctor) okf(check, format string, args ...any) {
@@ -68,7 +74,7 @@ const (
 func (c *doctorCmd) Run(ctx context.Context, t *terminal) error {
 	bounded, cancel := context.WithTimeout(ctx, doctorTimeout)
 	defer cancel()
-	local, queue, api := &doctor{settings: c.workerSettings}, &doctor{settings: c.workerSettings}, &doctor{settings: c.workerSettings}
+	local, queue, api := &doctor{settings: c.workerSettings}, &doctor{settings: c.workerSettings, monitor: c.NATSMonitor}, &doctor{settings: c.workerSettings}
 	local.local()
 	var both sync.WaitGroup
 	both.Go(func() { queue.nats(bounded) })

@@ -32,6 +32,7 @@ func (d *doctor) nats(ctx context.Context) {
 	if !d.jetstream(ctx, js, denied) {
 		return
 	}
+	d.synced = d.disks(ctx, d.monitor)
 	d.topology(ctx, js, denied)
 	d.shared(ctx, js, denied)
 }

@@ -84,9 +84,13 @@ func (d *doctor) object(top broker.Topology, c broker.Change) {
 // durability examines what a loss of power can take back.
 func (d *doctor) durability(info *jetstream.StreamInfo) {
 	check := "durability " + info.Config.Name
-	if n := info.Config.Replicas; n < 3 {
+	if n := info.Config.Replicas; n < enoughReplicas {
+		if d.synced {
+			d.okf(check, "replicas: %d, and every server writes to the disk at once", n)
+			return
+		}
 		d.say(check, checkWarn, fmt.Sprintf("replicas: %d; a loss of power takes back what was confirmed since the last sync (sync_interval, 2 min unless set)", n),
-			"`worker setup --replicas 3` on three servers with separate power, or sync_interval: always, which cannot be seen from here")
+			"`worker setup --replicas 3` on three servers with separate power; or sync_interval: always, which the doctor sees with --nats-monitor")
 		return
 	}
 	if c := info.Cluster; c != nil {

@@ -2,8 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
+	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -315,4 +318,44 @@ func TestDoctorIsNoEvent(t *testing.T) {
 	}
 	equal(t, "events", len(w.stored("DEPLOY_EVENTS", 1)), 0)
 	equal(t, "dead letters", len(w.stored("DEPLOY_DEAD", 1)), 0)
+}
+
+// How soon the servers bring to the disk what they confirmed is read from their
+// monitoring.
+func TestDoctorReadsSyncInterval(t *testing.T) {
+	t.Parallel()
+	brokertest.NeedsProcess(t)
+	for _, test := range []struct {
+		always bool
+		expect map[string]string
+	}{
+		{false, map[string]string{"sync-interval n1": "ok: 2m0s", "durability DEPLOY": "warning: --nats-monitor"}},
+		{true, map[string]string{"sync-interval n1": "ok: always", "durability DEPLOY": "ok: at once"}},
+	} {
+		t.Run(strconv.FormatBool(test.always), func(t *testing.T) {
+			t.Parallel()
+			monitor := make(chan string, 1)
+			w := newWorld(t, simulator.Config{}, brokertest.WithServerOptions(func(o *server.Options) {
+				o.ServerName, o.HTTPHost, o.HTTPPort, o.SyncAlways = "n1", "127.0.0.1", freePort(t), test.always
+				monitor <- fmt.Sprintf("http://127.0.0.1:%d", o.HTTPPort)
+			}))
+			w.setup()
+			address := <-monitor
+			doctored(t, w, "WORKER_NATS_MONITOR="+address).expect(t, "one server", exitDone, test.expect)
+			doctored(t, w, "WORKER_NATS_MONITOR="+address+",http://127.0.0.1:1").expect(t, "one that is not there", exitDone, map[string]string{
+				"sync-interval": "warning: -m 8222", "durability DEPLOY": "warning: worker setup --replicas 3",
+			})
+		})
+	}
+}
+
+// freePort is a port that nobody listens on.
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port
 }

@@ -85,7 +85,7 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 	ports := points.ports(provision.Ports{
 		Ledger: e.book, Names: e.book, API: e.client, Account: hostup.NewAccount(e.client),
 		Inventory: hostup.NewInventory(e.client),
-		Events:    events.NewPublisher(events.PublisherConfig{JetStream: js, Stream: s.EventsStream, Prefix: s.SubjectPrefix, Tracer: tel.Tracer()}),
+		Events:    events.NewPublisher(events.PublisherConfig{JetStream: js, Stream: s.EventsStream, Prefix: s.SubjectPrefix, Tracer: tel.Tracer(), Meter: tel.Meter()}),
 		Controls:  e.book,
 	})
 	e.core, err = provision.New(provision.Config{
@@ -149,6 +149,7 @@ func (e *engine) run(ctx context.Context) error {
 	beside.Go(func() { e.pollKey(watching, keys) })
 	beside.Go(func() { e.sweeper.Run(watching) })
 	beside.Go(func() { e.auditEvery(watching, e.settings.AuditEvery) })
+	beside.Go(func() { e.survey(watching) })
 	// What is in hand at the end still needs the gate.
 	sharing, stopSharing := context.WithCancel(context.WithoutCancel(ctx))
 	beside.Go(func() { e.gate.Run(sharing) })
@@ -257,8 +258,12 @@ func (e *engine) watch(ctx context.Context) {
 	broken := func(err error) {
 		e.log.WarnContext(ctx, "the ledger's changes cannot be followed; no create is made until they can", "error", err)
 	}
+	var spend func(admission.Spend)
+	if e.settings.MaxCreates > 0 || e.settings.MaxHourlyCost > 0 {
+		spend = e.core.SpendChanged
+	}
 	e.book.Watch(ctx, ledger.Watch{
 		Name: e.core.NameChanged, Synced: e.gate.Synced, Broken: broken,
-		Control: ledger.OnControl(e.gate.GateChanged, func(b admission.Brake) { e.core.BrakeChanged(ctx, b) }, broken),
+		Control: ledger.OnControl(e.gate.GateChanged, func(b admission.Brake) { e.core.BrakeChanged(ctx, b) }, spend, broken),
 	})
 }

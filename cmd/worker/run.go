@@ -65,6 +65,10 @@ func (c *runCmd) Run(ctx context.Context, t *terminal) (err error) {
 		nc.Close()
 		return err
 	}
+	if err := e.observe(ctx.Done()); err != nil {
+		nc.Close()
+		return err
+	}
 	addr, stopAdmin, err := serve(ctx, s.AdminAddr, "WORKER_ADMIN_ADDR", e.adminHandler(ctx.Done()))
 	if err != nil {
 		nc.Close()

@@ -30,6 +30,18 @@ func (r Resources) Sub(o Resources) Resources {
 	return Resources{r.CPUCores - o.CPUCores, r.MemoryGB - o.MemoryGB, r.StorageGB - o.StorageGB, r.Instances - o.Instances}
 }
 
+// Limit is one of the four dimensions, under the name that HostUp's limits
+// document has for it.
+type Limit struct {
+	Name   string
+	Amount int64
+}
+
+// Limits lists the dimensions of r in a fixed order.
+func (r Resources) Limits() [4]Limit {
+	return [...]Limit{{"cpuCores", r.CPUCores}, {"memoryGb", r.MemoryGB}, {"storageGb", r.StorageGB}, {"instanceCount", r.Instances}}
+}
+
 // Prices are the account's own rates per hour, from GET /vps/payg/limits.
 // Never assume a rate: the documented examples differ eightfold.
 type Prices struct {
@@ -119,16 +131,11 @@ func Decide(f Facts, inFlight, ask Resources) Decision {
 }
 
 func violations(left, ask Resources) []Violation {
-	all := [...]Violation{
-		{"cpuCores", left.CPUCores, ask.CPUCores},
-		{"memoryGb", left.MemoryGB, ask.MemoryGB},
-		{"storageGb", left.StorageGB, ask.StorageGB},
-		{"instanceCount", left.Instances, ask.Instances},
-	}
 	var broken []Violation
-	for _, v := range all {
-		if v.Asked > v.Remaining {
-			broken = append(broken, v)
+	asked := ask.Limits()
+	for i, l := range left.Limits() {
+		if asked[i].Amount > l.Amount {
+			broken = append(broken, Violation{Limit: l.Name, Remaining: l.Amount, Asked: asked[i].Amount})
 		}
 	}
 	return broken

@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -154,6 +155,25 @@ func (b *Book) Open(before time.Time) []string {
 		}
 	}
 	return names
+}
+
+// Owners lists who has had a row open, and unchanged, since before a time, those
+// first who have had it longest.
+func (b *Book) Owners(before time.Time) []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var open []seenRow
+	for _, r := range b.rows {
+		if r.at.Before(before) {
+			open = append(open, r)
+		}
+	}
+	slices.SortFunc(open, func(a, b seenRow) int { return a.at.Compare(b.at) })
+	owners := make([]string, len(open))
+	for i, r := range open {
+		owners[i] = r.owner
+	}
+	return owners
 }
 
 // Freed returns a channel that is closed when something stops counting.

@@ -149,6 +149,12 @@ func (s Spend) Remove(p Purchase) Spend {
 	return s
 }
 
+// Within tells what counts at a moment: the creates of the last hour, and the
+// summed price per hour of those of the last day.
+func (s Spend) Within(now time.Time) (creates, cost float64) {
+	return sum(add(s.Creates, now, createSpan, createBucket, 0)), sum(add(s.Costs, now, costSpan, costBucket, 0))
+}
+
 // Anew starts the counts anew: a person has decided that the fleet goes on.
 func (Spend) Anew(now time.Time) Spend { return Spend{Since: now} }
 

@@ -67,7 +67,10 @@ func (c *Consumer) bury(ctx context.Context, m jetstream.Msg, defect provision.D
 	c.fit(dead, own)
 	ctx, cancel := context.WithTimeout(ctx, buryTimeout)
 	defer cancel()
-	if _, err := c.ports.JetStream.PublishMsg(ctx, dead, jetstream.WithExpectStream(c.cfg.DeadStream)); err != nil {
+	began := time.Now()
+	_, err = c.ports.JetStream.PublishMsg(ctx, dead, jetstream.WithExpectStream(c.cfg.DeadStream))
+	c.meter.published(ctx, c.cfg.DeadSubject, began, err)
+	if err != nil {
 		return fmt.Errorf("store the dead letter of %s sequence %d: %w", meta.Stream, meta.Sequence.Stream, err)
 	}
 	return nil

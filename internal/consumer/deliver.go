@@ -54,6 +54,8 @@ func (l *lane) handle(ctx context.Context, m jetstream.Msg) (d provision.Disposi
 	parent, opts := l.span(ctx, m, msg)
 	ctx, span := l.c.ports.Tracer.Start(parent, "process "+m.Subject(), opts...)
 	defer span.End()
+	began := time.Now()
+	defer func() { l.c.meter.processed(ctx, l.name, m.Subject(), began, d) }()
 	d = l.c.ports.Handler.Handle(ctx, msg)
 	span.SetAttributes(attribute.String("hostup_worker.result", string(d.Result)), attribute.String("hostup_worker.reason", d.Reason))
 	if d.Err != nil {
@@ -115,12 +117,14 @@ func (c *Consumer) log(ctx context.Context, msg provision.Message, d provision.D
 // that is lost costs one redelivery that finds the record done.
 func (c *Consumer) answer(ctx context.Context, m jetstream.Msg, d provision.Disposition) {
 	var err error
+	operation, began := "ack", time.Now()
 	switch d.Action {
 	case provision.Done:
 		err = m.Ack()
 	case provision.Dead:
 		if err = c.bury(context.WithoutCancel(ctx), m, *d.Defect); err == nil {
 			c.meter.dead(ctx, d.Defect.Reason)
+			operation, began = "term", time.Now()
 			err = m.TermWithReason(string(d.Defect.Reason))
 			break
 		}
@@ -128,8 +132,10 @@ func (c *Consumer) answer(ctx context.Context, m jetstream.Msg, d provision.Disp
 		c.ports.Log.ErrorContext(ctx, "the dead letter could not be stored, the message stays in the stream", "error", err)
 		fallthrough
 	case provision.Retry:
+		operation, began = "nak", time.Now()
 		err = m.NakWithDelay(d.After)
 	}
+	c.meter.settled(ctx, operation, m.Subject(), began, err)
 	if err != nil {
 		c.ports.Log.WarnContext(ctx, "the broker was not told what became of a message; it will be redelivered", "action", fmt.Sprint(d.Action), "key", d.Key, "error", err)
 	}

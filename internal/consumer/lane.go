@@ -69,6 +69,7 @@ func (l *lane) run(ctx, beat context.Context, beating *sync.WaitGroup) error {
 	}
 	every := l.cons.CachedInfo().Config.AckWait / 3
 	beating.Go(func() { l.inHand.keepAlive(beat, every) })
+	l.c.meter.meet(ctx, l.name)
 	l.count(ctx, l.cons.CachedInfo())
 	var watching sync.WaitGroup
 	watching.Go(func() { l.watch(ctx) })
@@ -158,9 +159,11 @@ func (l *lane) pull(ctx context.Context) error {
 	if n == 0 {
 		return nil
 	}
+	began := time.Now()
 	there, err := l.cons.FetchNoWait(n)
 	if err != nil {
 		l.c.slots.give(l.kind, n)
+		l.c.meter.pulled(ctx, l.name, began, err)
 		return fmt.Errorf("pull %d messages: %w", n, err)
 	}
 	left, again := n, 0
@@ -169,9 +172,10 @@ func (l *lane) pull(ctx context.Context) error {
 		if meta, err := m.Metadata(); err == nil && meta.NumDelivered > 1 {
 			again++
 		}
-		l.inHand.add(m)
+		l.take(ctx, m)
 		l.work(ctx, m)
 	}
+	l.c.meter.pulled(ctx, l.name, began, there.Error())
 	l.hurry = again == n
 	l.c.slots.give(l.kind, left)
 	if err := there.Error(); err != nil {
@@ -192,7 +196,7 @@ func (l *lane) await(ctx context.Context) error {
 		return fmt.Errorf("wait for a message: %w", err)
 	}
 	for m := range next.Messages() {
-		l.inHand.add(m)
+		l.take(ctx, m)
 		if l.c.slots.take(ctx, l.kind, 1) == 0 {
 			l.handBack(ctx, m)
 			continue
@@ -203,6 +207,12 @@ func (l *lane) await(ctx context.Context) error {
 		return fmt.Errorf("wait for messages: %w", err)
 	}
 	return nil
+}
+
+// take keeps a message alive from now on.
+func (l *lane) take(ctx context.Context, m jetstream.Msg) {
+	l.inHand.add(m)
+	l.c.meter.delivered(ctx, l.name, m)
 }
 
 // work handles a message in hand in a slot that was taken for it.

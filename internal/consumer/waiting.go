@@ -30,7 +30,11 @@ const (
 // watch keeps the number of waiting requests known. One that is some seconds
 // old only makes the pace a little wrong.
 func (l *lane) watch(ctx context.Context) {
+	blind := 0
 	for sleep(ctx, watchPause+rand.N(watchPause)) {
+		if blind--; l.kind == single && blind < 0 && !l.age(ctx) {
+			blind = blindLooks
+		}
 		look, cancel := context.WithTimeout(ctx, pullExpiry)
 		cons, err := l.c.ports.JetStream.Consumer(look, l.c.cfg.Stream, l.name)
 		cancel()
@@ -40,13 +44,31 @@ func (l *lane) watch(ctx context.Context) {
 	}
 }
 
+// blindLooks is how many looks at the stream are left out after one that failed:
+// a worker may do without the permission for it.
+const blindLooks = 60
+
+// age takes note of the oldest request in the stream, and reports whether it
+// could be asked for.
+func (l *lane) age(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, pullExpiry)
+	defer cancel()
+	stream, err := l.c.ports.JetStream.Stream(ctx, l.c.cfg.Stream)
+	if err != nil {
+		l.c.meter.queues.oldest.Store(-1)
+		return false
+	}
+	l.c.meter.queues.stream(stream.CachedInfo())
+	return true
+}
+
 // count takes note of what the broker says. A message in hand is pending too;
 // those in other hands are few beside what makes this number matter.
 func (l *lane) count(ctx context.Context, info *jetstream.ConsumerInfo) {
 	n := max(0, info.NumAckPending-len(l.inHand.all()))
 	l.crowd.waiting.Store(int64(n))
 	l.crowd.queued.Store(int64(n) + int64(info.NumPending))
-	l.c.meter.waits(ctx, l.name, n)
+	l.c.meter.queue(ctx, l.name, info, n)
 	room := info.Config.MaxAckPending
 	switch {
 	case room <= 0: // unlimited

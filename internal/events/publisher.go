@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
@@ -52,6 +53,8 @@ type PublisherConfig struct {
 	Timeout time.Duration
 	// Tracer of the publish spans; none are made when it is nil.
 	Tracer trace.Tracer
+	// Meter of the messaging conventions' metrics; none are kept when it is nil.
+	Meter metric.Meter
 }
 
 // Publisher sends events through JetStream. It may be used concurrently.
@@ -61,6 +64,7 @@ type Publisher struct {
 	timeout time.Duration
 	options []jetstream.PublishOpt
 	tracer  trace.Tracer
+	meter   instruments
 }
 
 var _ provision.Publisher = (*Publisher)(nil)
@@ -75,6 +79,7 @@ func NewPublisher(c PublisherConfig) *Publisher {
 		// that it has to.
 		options: []jetstream.PublishOpt{jetstream.WithRetryAttempts(0)},
 		tracer:  c.Tracer,
+		meter:   newInstruments(c.Meter),
 	}
 	if c.Stream != "" {
 		p.options = append(p.options, jetstream.WithExpectStream(c.Stream))
@@ -100,7 +105,10 @@ func (p *Publisher) Publish(ctx context.Context, e provision.Event) error {
 	defer cancel()
 	ctx, span := p.start(ctx, e, msg)
 	defer span.End()
-	if err := p.send(ctx, msg); err != nil {
+	began := time.Now()
+	err = p.send(ctx, msg)
+	p.meter.published(ctx, msg.Subject, began, err)
+	if err != nil {
 		span.SetAttributes(semconv.ErrorTypeKey.String(errorType(err)))
 		span.SetStatus(codes.Error, err.Error())
 		return fmt.Errorf("publish %s %s: %w", msg.Subject, e.ID, err)

@@ -59,6 +59,9 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the counter of clamped waits: %w", err)
 	}
+	for _, kind := range []string{clampedWait, ignoredWait} {
+		clamped.Add(context.Background(), 0, metric.WithAttributes(attribute.String("kind", kind)))
+	}
 	pool := newPool(cfg.RootCAs)
 	return &Client{
 		base: base, tokens: cfg.Token, userAgent: cfg.UserAgent, readTimeout: cfg.ReadTimeout,
@@ -107,13 +110,19 @@ func (c *Client) newRequest(ctx context.Context, x *exchange, method string, que
 	return req, nil
 }
 
+// What became of a wish to wait that was not taken as it came.
+const (
+	clampedWait = "clamped"
+	ignoredWait = "ignored"
+)
+
 // count reports a wish to wait that was not taken as it came.
 func (c *Client) count(ctx context.Context, w wait) {
 	if w.clamped {
-		c.clamped.Add(ctx, 1, metric.WithAttributes(attribute.String("kind", "clamped")))
+		c.clamped.Add(ctx, 1, metric.WithAttributes(attribute.String("kind", clampedWait)))
 	}
 	if w.ignored {
-		c.clamped.Add(ctx, 1, metric.WithAttributes(attribute.String("kind", "ignored")))
+		c.clamped.Add(ctx, 1, metric.WithAttributes(attribute.String("kind", ignoredWait)))
 	}
 }
 

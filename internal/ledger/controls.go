@@ -12,11 +12,11 @@ import (
 
 // Rows that the fleet shares.
 const (
-	gateName, brakeName = "gate", "brake"
+	gateName, brakeName, spendName = "gate", "brake", "spend"
 
 	gateKey  = controlPrefix + gateName
 	brakeKey = controlPrefix + brakeName
-	spendKey = controlPrefix + "spend"
+	spendKey = controlPrefix + spendName
 	auditKey = controlPrefix + "audits"
 )
 
@@ -79,8 +79,8 @@ func update[T any](ctx context.Context, l *Ledger, key string, change func(T) (T
 
 // OnControl returns a Watch.Control that decodes the rows. A row that is gone
 // is a zero one of revision 0; what cannot be decoded is reported and not
-// obeyed.
-func OnControl(gate func(admission.Gate), brake func(admission.Brake), broken func(error)) func(name string, data []byte, revision uint64) {
+// obeyed. spend may be nil.
+func OnControl(gate func(admission.Gate), brake func(admission.Brake), spend func(admission.Spend), broken func(error)) func(name string, data []byte, revision uint64) {
 	return func(name string, data []byte, revision uint64) {
 		var err error
 		if len(data) == 0 {
@@ -96,6 +96,14 @@ func OnControl(gate func(admission.Gate), brake func(admission.Brake), broken fu
 			b := admission.Brake{Revision: revision}
 			if err = decodeControl(data, &b); err == nil {
 				brake(b)
+			}
+		case spendName:
+			s := admission.Spend{Revision: revision}
+			if spend == nil {
+				return
+			}
+			if err = decodeControl(data, &s); err == nil {
+				spend(s)
 			}
 		}
 		if err != nil {

@@ -102,7 +102,9 @@ func TestOnControl(t *testing.T) {
 		"Garbage":     {"gate", "{nope", []string{"broken ctl.gate"}},
 		"GarbageToo":  {"brake", `"on"`, []string{"broken ctl.brake"}},
 		"HalfABrake":  {"brake", `{"on":true,"at":"yesterday"}`, []string{"broken ctl.brake"}},
-		"Spend":       {"spend", "{nope", nil},
+		"Spend":       {"spend", `{"creates":[{"from":"2026-11-23T10:00:00Z","sum":3}]}`, []string{"spend 3 at 17"}},
+		"SpendGone":   {"spend", "", []string{"spend 0 at 0"}},
+		"NoSpend":     {"spend", "{nope", []string{"broken ctl.spend"}},
 		"SomebodyNew": {"other", "{nope", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -112,6 +114,10 @@ func TestOnControl(t *testing.T) {
 			ledger.OnControl(
 				func(g admission.Gate) { say("gate %s %d %d at %d", g.Phase, g.Wait, g.Used, g.Revision) },
 				func(b admission.Brake) { say("brake %v %s %s at %d", b.On, b.By, b.Reason, b.Revision) },
+				func(s admission.Spend) {
+					creates, _ := s.Within(time.Date(2026, time.November, 23, 10, 30, 0, 0, time.UTC))
+					say("spend %v at %d", creates, s.Revision)
+				},
 				func(err error) {
 					var row string
 					if _, scan := fmt.Sscanf(err.Error(), "decode %s", &row); scan != nil || errors.Unwrap(err) == nil {

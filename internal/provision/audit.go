@@ -123,6 +123,7 @@ func (p *Provisioner) Audit(ctx context.Context, archive Archive) ([]Finding, er
 	if err != nil {
 		return nil, fmt.Errorf("read the account's prices: %w", err)
 	}
+	p.meter.know(facts)
 	compared := newComparison(servers, time.Now().Add(-vanishedAfter))
 	if err := archive.Scan(ctx, compared.record); err != nil {
 		return nil, err

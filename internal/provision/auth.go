@@ -54,10 +54,14 @@ func (p *Provisioner) probeKey(ctx context.Context, keyChanged <-chan struct{}) 
 		if ctx.Err() != nil {
 			return
 		}
-		_, err := p.ports.Account.Facts(ctx, time.Now())
+		facts, err := p.ports.Account.Facts(ctx, time.Now())
 		re, ok := errors.AsType[*ReadError](err)
+		if ok && re.Auth {
+			p.meter.keyRefused(ctx)
+		}
 		switch {
 		case err == nil:
+			p.meter.know(facts)
 			p.gate.Release()
 			p.log.InfoContext(ctx, "HostUp takes the API key again: the queue goes on")
 			return

@@ -137,10 +137,14 @@ func (p *Provisioner) facts(ctx context.Context, oldest time.Time) (admission.Fa
 	switch {
 	case err == nil:
 		p.asked.Store(&facts.AskedAt)
+		p.meter.know(facts)
 		p.reads.worked()
 	case ctx.Err() == nil:
+		re, _ := errors.AsType[*ReadError](err)
+		if re != nil && re.Auth {
+			p.meter.keyRefused(ctx)
+		}
 		p.reads.failed(began, func(n int) time.Duration {
-			re, _ := errors.AsType[*ReadError](err)
 			if re == nil || re.Auth {
 				return p.backoff(n)
 			}
@@ -373,11 +377,13 @@ func (p *Provisioner) account(ctx context.Context, r *Record, a Answer, turn *pa
 	switch a.Verdict {
 	case VerdictCreated:
 		p.book.Bought(r.Key, time.Now())
+		p.meter.bought(ctx, r.Request.Resources())
 	default:
 		p.book.Forget(r.Key)
 	}
 	p.leave(ctx, r, a, turn)
 	if a.Verdict == VerdictRefused && a.Refusal == RefusalAuth {
+		p.meter.keyRefused(ctx)
 		p.keys.failed(r.attempt().StartedAt, p.backoff)
 		if p.cfg.AuthHold {
 			p.holdForAuth(ctx, errors.New(a.Detail))

@@ -65,6 +65,7 @@ type Gate struct {
 	heard time.Time
 	// granted is when this process was last given permits or the probe.
 	granted time.Time
+	shut    closedTime
 
 	changed chan struct{}
 	kick    chan struct{}
@@ -103,6 +104,7 @@ func NewFleetGate(controls Controls, source string, within time.Duration) *Gate 
 	g := NewGate()
 	g.controls, g.source, g.probeWithin, g.ramp = controls, source, within, firstRamp
 	g.blind, g.blindSince = true, time.Now()
+	g.meterClosed()
 	return g
 }
 
@@ -365,6 +367,7 @@ func (g *Gate) Changed() <-chan struct{} {
 }
 
 func (g *Gate) wake() {
+	g.meterClosed()
 	close(g.changed)
 	g.changed = make(chan struct{})
 }

@@ -3,6 +3,8 @@ package provision
 import (
 	"context"
 	"errors"
+	"sync/atomic"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -24,6 +26,15 @@ type instruments struct {
 	adopted  metric.Int64Counter
 	closures metric.Int64Counter
 	findings metric.Int64Gauge
+	audits   metric.Float64Gauge
+	refusals metric.Int64Counter
+	cost     metric.Float64Counter
+	duration metric.Float64Histogram
+
+	waits    waits
+	standing atomic.Pointer[standing]
+	facts    atomic.Pointer[admission.Facts]
+	spend    atomic.Pointer[admission.Spend]
 }
 
 func newInstruments(t Telemetry) (*instruments, error) {
@@ -40,10 +51,14 @@ func newInstruments(t Telemetry) (*instruments, error) {
 		lookups:  counter("hostup_worker.lookups", "Looks at the account for a server whose answer was lost, by what they found"),
 		adopted:  counter("hostup_worker.adopted", "Servers found after a lost answer and announced"),
 		closures: counter("hostup_worker.gate_closures", "Times this process closed the fleet's gate, by reason"),
+		refusals: counter("hostup_worker.key_refusals", "Answers that refused the API key"),
 	}
-	var err error
-	i.findings, err = t.Meter.Int64Gauge("hostup_worker.audit_findings", metric.WithDescription("Differences between ledger and account at the last audit, by kind"))
-	if err := errors.Join(append(errs, err)...); err != nil {
+	var err1, err2, err3, err4 error
+	i.findings, err1 = t.Meter.Int64Gauge("hostup_worker.audit_findings", metric.WithDescription("Differences between ledger and account at the last audit, by kind"))
+	i.audits, err2 = t.Meter.Float64Gauge("hostup_worker.audit_timestamp", metric.WithUnit("s"), metric.WithDescription("When this process last learned what an audit found"))
+	i.cost, err3 = t.Meter.Float64Counter("hostup_worker.hourly_cost_created", metric.WithDescription("Price per hour of the servers created or adopted, in the account's currency"))
+	i.duration, err4 = t.Meter.Float64Histogram("hostup_worker.request.duration", metric.WithUnit("s"), metric.WithDescription("From the storing of a request to its answer, by result"))
+	if err := errors.Join(append(errs, err1, err2, err3, err4)...); err != nil {
 		return nil, err
 	}
 	i.zero()
@@ -57,14 +72,19 @@ func (i *instruments) zero() {
 	for _, v := range []Verdict{VerdictCreated, VerdictRefused, VerdictThrottled, VerdictNeverSent, VerdictUnknown} {
 		i.attempts.Add(ctx, 0, metric.WithAttributes(attribute.String("verdict", string(v))))
 	}
-	for _, r := range []Result{ResultProvisioning, ResultDuplicate} {
-		i.requests.Add(ctx, 0, metric.WithAttributes(attribute.String("result", string(r)), attribute.String("reason", "")))
+	for result, reasons := range answers() {
+		for _, reason := range reasons {
+			i.requests.Add(ctx, 0, answered(result, reason))
+		}
 	}
-	for reason := range reasons {
-		i.requests.Add(ctx, 0, metric.WithAttributes(attribute.String("result", string(ResultFailed)), attribute.String("reason", string(reason))))
+	for kind := range countFindings(nil) {
+		i.findings.Record(ctx, 0, metric.WithAttributes(attribute.String("finding", string(kind))))
 	}
+	i.audits.Record(ctx, 0)
+	i.refusals.Add(ctx, 0)
 	i.holdings.Add(ctx, 0)
 	i.adopted.Add(ctx, 0)
+	i.cost.Add(ctx, 0)
 	for _, r := range []admission.GateReason{admission.ReasonThrottled, admission.ReasonUnknowns} {
 		i.closures.Add(ctx, 0, metric.WithAttributes(attribute.String("reason", string(r))))
 	}
@@ -73,12 +93,39 @@ func (i *instruments) zero() {
 	}
 }
 
-func (i *instruments) handled(ctx context.Context, d Disposition) {
+// answers are the results of a delivery with the reasons that each can have.
+func answers() map[Result][]string {
+	all := map[Result][]string{
+		ResultProvisioning: {""}, ResultDuplicate: {""}, ResultWaiting: waitReasons,
+		ResultRejected: {string(ReasonInvalidRequest), string(ReasonIdempotencyConflict), string(ReasonUndecodable)},
+		ResultDead:     {string(DeadUndecodable), string(DeadNoKey), string(DeadInvalidKey), string(DeadTooLarge)},
+	}
+	for reason := range reasons {
+		all[ResultFailed] = append(all[ResultFailed], string(reason))
+	}
+	return all
+}
+
+func answered(result Result, reason string) metric.MeasurementOption {
+	return metric.WithAttributes(attribute.String("result", string(result)), attribute.String("reason", reason))
+}
+
+// handled counts one delivery of a request that was stored at the given time.
+func (i *instruments) handled(ctx context.Context, d Disposition, storedAt time.Time) {
 	reason := d.Reason
 	if d.Result == ResultDuplicate || d.Result == ResultProvisioning {
 		reason = ""
 	}
-	i.requests.Add(ctx, 1, metric.WithAttributes(attribute.String("result", string(d.Result)), attribute.String("reason", reason)))
+	i.requests.Add(ctx, 1, answered(d.Result, reason))
+	switch d.Result {
+	case ResultWaiting:
+		i.waits.handBack(reason, d.After)
+	case ResultProvisioning, ResultFailed, ResultRejected:
+		if !storedAt.IsZero() {
+			i.duration.Record(ctx, max(time.Since(storedAt).Seconds(), 0), metric.WithAttributes(attribute.String("result", string(d.Result))))
+		}
+	case ResultDuplicate, ResultDead:
+	}
 }
 
 func (i *instruments) attempted(ctx context.Context, a Answer) {
@@ -112,28 +159,22 @@ func (i *instruments) gateClosed(ctx context.Context, reason admission.GateReaso
 
 func (i *instruments) adoptedOne(ctx context.Context) { i.adopted.Add(ctx, 1) }
 
-func (i *instruments) audited(ctx context.Context, counts map[FindingKind]int64) {
-	for kind, n := range counts {
-		i.findings.Record(ctx, n, metric.WithAttributes(attribute.String("finding", string(kind))))
+// keyRefused counts an answer that refused the key.
+func (i *instruments) keyRefused(ctx context.Context) { i.refusals.Add(ctx, 1) }
+
+// bought counts what a server costs per hour, at the prices that are known.
+func (i *instruments) bought(ctx context.Context, size admission.Resources) {
+	if facts := i.facts.Load(); facts != nil {
+		i.cost.Add(ctx, facts.Prices.PerHour(size))
 	}
 }
 
-// watch shows the gate and the brake whenever somebody looks.
-func (i *instruments) watch(m metric.Meter, g *Gate) error {
-	observe := func(name, description string, on func() bool) error {
-		_, err := m.Int64ObservableGauge(name, metric.WithDescription(description), metric.WithInt64Callback(
-			func(_ context.Context, o metric.Int64Observer) error {
-				v := int64(0)
-				if on() {
-					v = 1
-				}
-				o.Observe(v)
-				return nil
-			}))
-		return err
+// know takes note of facts that somebody has read.
+func (i *instruments) know(facts admission.Facts) { i.facts.Store(&facts) }
+
+func (i *instruments) audited(ctx context.Context, counts map[FindingKind]int64) {
+	i.audits.Record(ctx, float64(time.Now().UnixMilli())/1e3)
+	for kind, n := range counts {
+		i.findings.Record(ctx, n, metric.WithAttributes(attribute.String("finding", string(kind))))
 	}
-	return errors.Join(
-		observe("hostup_worker.gate_closed", "1 while nobody may call HostUp", func() bool { _, closed := g.Closed(); return closed }),
-		observe("hostup_worker.paused", "1 while the brake is on", func() bool { _, on := g.Braked(); return on }),
-	)
 }

@@ -36,3 +36,7 @@ func (p *Provisioner) NameChanged(hash string, row NameRow) {
 func (p *Provisioner) OpenNames(quiet time.Duration) []string {
 	return p.book.Open(time.Now().Add(-quiet))
 }
+
+// SpendChanged takes note of what the caps have counted in the whole fleet, for
+// the metrics.
+func (p *Provisioner) SpendChanged(s admission.Spend) { p.meter.spend.Store(&s) }

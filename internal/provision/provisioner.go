@@ -127,7 +127,7 @@ func New(cfg Config, ports Ports, gate *Gate, log *slog.Logger, tel Telemetry) (
 	if err != nil {
 		return nil, fmt.Errorf("core metrics: %w", err)
 	}
-	if err := meter.watch(tel.Meter, gate); err != nil {
+	if err := meter.watch(tel.Meter, gate, cfg.Caps); err != nil {
 		return nil, fmt.Errorf("core metrics: %w", err)
 	}
 	return &Provisioner{
@@ -161,7 +161,7 @@ func (p *Provisioner) Handle(ctx context.Context, m Message) Disposition {
 	if d.Key == "" {
 		d.Key = m.Request.Key
 	}
-	p.meter.handled(ctx, d)
+	p.meter.handled(ctx, d, m.StoredAt)
 	return d
 }
 

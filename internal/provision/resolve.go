@@ -167,6 +167,6 @@ func (p *Provisioner) Resume(ctx context.Context, key string) Disposition {
 	m := Message{Request: r.Request, Stream: r.Stream, Sequence: r.Sequence, StoredAt: r.RequestedAt, Encoding: r.Encoding}
 	d := p.accept(ctx, m)
 	d.Key = key
-	p.meter.handled(ctx, d)
+	p.meter.handled(ctx, d, m.StoredAt)
 	return d
 }

@@ -120,6 +120,7 @@ func (p *Provisioner) adopt(ctx context.Context, r *Record, c Candidate) (Dispos
 	p.seen.forget(r.Key)
 	p.book.Forget(r.Key)
 	p.meter.adoptedOne(ctx)
+	p.meter.bought(ctx, r.Request.Resources())
 	p.log.InfoContext(ctx, "a server whose answer was lost was found and adopted", "key", r.Key, "vps_id", c.VPSID, "created_at", c.CreatedAt)
 	return Disposition{}, false, nil
 }
@@ -151,6 +152,9 @@ func (p *Provisioner) lookFailed(ctx context.Context, r *Record, cause error) (D
 		return Disposition{}, false, p.fail(ctx, r, p.unknownOutcome(r, "the last look-up failed: "+cause.Error(), now))
 	}
 	if re, ok := errors.AsType[*ReadError](cause); ok {
+		if re.Auth {
+			p.meter.keyRefused(ctx)
+		}
 		switch {
 		case re.Throttled:
 			p.raise(ctx, re, r.Search.Failed)

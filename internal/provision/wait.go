@@ -54,6 +54,8 @@ func later(d time.Duration) time.Duration {
 // who waits for others' creates, when one of them has settled, and with false
 // when ctx ends.
 func (p *Provisioner) sleep(ctx context.Context, d Disposition) bool {
+	p.meter.waits.enter(d.Reason)
+	defer p.meter.waits.leave(d.Reason)
 	t := time.NewTimer(d.After)
 	defer t.Stop()
 	var freed <-chan struct{}

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/hostup/deploy-worker/internal/admission"
@@ -31,6 +32,8 @@ type world struct {
 	workers int
 
 	inventory *inventory
+	// meter is the workers'.
+	meter metric.Meter
 	// decided counts a person's decisions to try again, wiped says of which
 	// keys the ledger lost something; both by key.
 	decided map[string]int
@@ -56,7 +59,7 @@ func newWorld(t testing.TB) *world {
 		api:       &api{journal: j, shelf: s, inventory: i},
 		account:   &account{journal: j, room: roomy()},
 		events:    &events{journal: j, shelf: s},
-		inventory: i, decided: make(map[string]int), wiped: make(map[string]bool),
+		inventory: i, meter: noop.NewMeterProvider().Meter("test"), decided: make(map[string]int), wiped: make(map[string]bool),
 	}
 }
 
@@ -193,7 +196,7 @@ func (w *world) workerAt(gate *provision.Gate, controls provision.Controls) *wor
 		Ledger: ledgerPort{wk}, Names: ledgerPort{wk}, API: apiPort{wk}, Account: accountPort{wk}, Inventory: inventoryPort{wk}, Events: eventsPort{wk}, Controls: controls,
 	}
 	p, err := provision.New(w.cfg, ports, wk.gate, slog.New(slog.NewTextHandler(wk.logs, nil)),
-		provision.Telemetry{Meter: noop.NewMeterProvider().Meter("test")})
+		provision.Telemetry{Meter: w.meter})
 	if err != nil {
 		w.t.Fatalf("New: %v", err)
 	}

@@ -65,7 +65,7 @@ func Start(ctx context.Context, o Options) (*Telemetry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up the metrics registry: %w", err)
 	}
-	meters := sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter), sdkmetric.WithResource(res))
+	meters := sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter), sdkmetric.WithView(buckets), sdkmetric.WithResource(res))
 	t.Meters = meters
 	t.shutdown = append(t.shutdown, meters.Shutdown)
 	if o.Traces {

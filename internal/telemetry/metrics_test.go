@@ -1,0 +1,78 @@
+package telemetry_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/hostup/deploy-worker/internal/telemetry"
+)
+
+func scrape(t *testing.T, tel *telemetry.Telemetry, accept string) string {
+	t.Helper()
+	r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+	r.Header.Set("Accept", accept)
+	w := httptest.NewRecorder()
+	tel.Handler().ServeHTTP(w, r)
+	return w.Body.String()
+}
+
+// The buckets are the worker's, whatever a library asks for.
+func TestHistogramsOfSecondsReachFarEnough(t *testing.T) {
+	t.Parallel()
+	tel := start(t, telemetry.Options{})
+	for name, want := range map[string][]string{
+		"library.duration":      {`library_duration_seconds_bucket{le="0.005"}`, `library_duration_seconds_bucket{le="300.0"}`},
+		"hostup_worker.request": {`hostup_worker_request_seconds_bucket{le="0.05"}`, `hostup_worker_request_seconds_bucket{le="86400.0"}`},
+	} {
+		h, err := tel.Meter().Float64Histogram(name, metric.WithUnit("s"), metric.WithExplicitBucketBoundaries(1, 2))
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Record(t.Context(), 42)
+		text := scrape(t, tel, "application/openmetrics-text")
+		for _, line := range want {
+			if !strings.Contains(text, line) {
+				t.Errorf("/metrics lacks %s", line)
+			}
+		}
+	}
+	sizes, err := tel.Meter().Int64Histogram("library.size", metric.WithUnit("By"), metric.WithExplicitBucketBoundaries(1, 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sizes.Record(t.Context(), 1)
+	if text := scrape(t, tel, ""); !strings.Contains(text, `library_size_bytes_bucket{le="2"} 1`) || strings.Contains(text, `library_size_bytes_bucket{le="300"}`) {
+		t.Error("a histogram of bytes has the buckets of one of seconds")
+	}
+}
+
+// A measurement points at the trace it was made in, also when that is the
+// requester's and nothing is exported here. One that is not sampled leads
+// nowhere and is not pointed at.
+func TestExemplarsAreTheSampledTrace(t *testing.T) {
+	t.Parallel()
+	tel := start(t, telemetry.Options{})
+	h, err := tel.Meter().Float64Histogram("work", metric.WithUnit("s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, flags := range map[byte]trace.TraceFlags{0xaa: trace.FlagsSampled, 0xbb: 0} {
+		sc := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{id}, SpanID: trace.SpanID{1}, TraceFlags: flags, Remote: true})
+		h.Record(trace.ContextWithRemoteSpanContext(t.Context(), sc), 0.2)
+	}
+	text := scrape(t, tel, "application/openmetrics-text; version=1.0.0")
+	if !strings.Contains(text, `trace_id="aa000000000000000000000000000000"`) {
+		t.Errorf("no exemplar of the sampled trace:\n%s", text)
+	}
+	if strings.Contains(text, `trace_id="bb`) {
+		t.Error("an exemplar leads to a trace that nobody recorded")
+	}
+	if text := scrape(t, tel, "text/plain"); strings.Contains(text, "trace_id") {
+		t.Error("exemplars in the text format, which has none")
+	}
+}

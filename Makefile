@@ -1,5 +1,6 @@
-# Needs Go, git, make and, for the race detector, a C compiler. Everything else
-# is built from the Go module proxy into .bin/ at the version given here.
+# Needs Go, git, make, for the race detector a C compiler, and for deploy-check
+# promtool. Everything else is built from the Go module proxy into .bin/ at the
+# version given here.
 # `make` alone lists the targets.
 
 SHELL := /bin/bash
@@ -45,7 +46,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 SCENARIO ?= all
 
 # All of what CI runs, in this order: what fails fast comes first.
-CHECKS := tools tidy-check vet lint proto-check generate-check build test crash-short fleet-short test-container cluster-short fuzz demo
+CHECKS := tools tidy-check vet lint proto-check generate-check deploy-check build test crash-short fleet-short test-container cluster-short fuzz demo
 
 # Sums over the files that git knows or would add, to see what a command changed.
 TREE := git ls-files -z --cached --others --exclude-standard | sort -zu | xargs -0 sha256sum 2>/dev/null || true
@@ -159,6 +160,16 @@ proto-check: tools ## Lint the events, and compare them with what has been publi
 	.bin/buf lint
 	.bin/buf format -d --exit-code
 	.bin/buf breaking --against proto/baseline.binpb
+
+# promtool is in the Debian package prometheus, of which nothing else is needed.
+PROMTOOL ?= $(firstword $(wildcard .bin/promtool) $(shell command -v promtool))
+
+.PHONY: deploy-check
+deploy-check: ## Check the alert rules, the dashboard, the runbook and the compose file
+	@[[ -n "$(PROMTOOL)" ]] || { echo "promtool is missing: install Prometheus, or put its promtool into .bin/" >&2; exit 1; }
+	$(PROMTOOL) check config deploy/prometheus/prometheus.yaml
+	$(PROMTOOL) test rules deploy/prometheus/rules_test.yaml
+	cd deploy/deploytest && go mod tidy -diff && go vet ./... && go test -count=1 ./...
 
 .PHONY: generate-check
 generate-check: tools ## Check that regenerating changes nothing

@@ -82,12 +82,16 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 	if err != nil {
 		return nil, usageError{err}
 	}
-	ports := points.ports(provision.Ports{
+	at := &peer{nc: nc, client: e.name}
+	ports := points.ports(withSpans(provision.Ports{
 		Ledger: e.book, Names: e.book, API: e.client, Account: hostup.NewAccount(e.client),
 		Inventory: hostup.NewInventory(e.client),
-		Events:    events.NewPublisher(events.PublisherConfig{JetStream: js, Stream: s.EventsStream, Prefix: s.SubjectPrefix, Tracer: tel.Tracer(), Meter: tel.Meter()}),
-		Controls:  e.book,
-	})
+		Events: events.NewPublisher(events.PublisherConfig{
+			JetStream: js, Stream: s.EventsStream, Prefix: s.SubjectPrefix,
+			Tracer: tel.Tracer(), Peer: at.attributes, Meter: tel.Meter(),
+		}),
+		Controls: e.book,
+	}, tel.Tracer()))
 	e.core, err = provision.New(provision.Config{
 		CreateTimeout: s.CreateTimeout, Deadline: s.Deadline,
 		BackoffInitial: s.BackoffInitial, BackoffMax: s.BackoffMax, InlineWait: s.InlineWait,
@@ -96,17 +100,17 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 		HoldUnknown: s.UnknownPolicy == "hold",
 		LimitWait:   s.LimitPolicy == "wait", AuthHold: s.AuthPolicy == "hold",
 		BreakerUnknowns: s.BreakerUnknowns, Caps: admission.Caps{CreatesPerHour: s.MaxCreates, HourlyCost: s.MaxHourlyCost},
-	}, ports, e.gate, log, provision.Telemetry{Meter: tel.Meter()})
+	}, ports, e.gate, log, provision.Telemetry{Meter: tel.Meter(), Tracer: tel.Tracer()})
 	if err != nil {
 		return nil, err
 	}
 	e.consumer, err = consumer.New(consumer.Config{
 		Stream: s.Stream, Consumer: s.Consumer, Batches: s.topology().BatchConsumer(),
 		DeadSubject: s.topology().DeadSubject(), DeadStream: s.DeadStream,
-		Concurrency: s.Concurrency, DrainTimeout: s.DrainTimeout,
+		Concurrency: s.Concurrency, DrainTimeout: s.DrainTimeout, LinkTraces: s.TraceRelationship == "link",
 	}, points.input(consumer.Ports{
 		JetStream: js, Handler: e.core, Gate: e.gate, Decode: events.Decode,
-		Log: log, Tracer: tel.Tracer(), Meter: tel.Meter(),
+		Log: log, Tracer: tel.Tracer(), Peer: at.attributes, Meter: tel.Meter(),
 	}))
 	if err != nil {
 		return nil, err
@@ -120,7 +124,7 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 func (e *engine) newSweeper(around func(consumer.SweepPorts) consumer.SweepPorts) *consumer.Sweeper {
 	return consumer.NewSweeper(around(consumer.SweepPorts{
 		JetStream: e.js, Consumers: []string{e.settings.Consumer, e.settings.topology().BatchConsumer()}, Log: e.log,
-		Stranded: e.consumer.DeliverStranded, Load: e.book.LoadHash, Resume: e.core.Resume,
+		Stranded: e.consumer.DeliverStranded, Load: e.book.LoadHash, Resume: e.core.Resume, Tracer: e.tel.Tracer(),
 		OpenNames: e.core.OpenNames, Mend: e.book.Mend,
 		Unfinished: func(ctx context.Context, each func(consumer.Unfinished)) error {
 			return e.book.Unfinished(ctx, func(u ledger.Unfinished) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/hostup/deploy-worker/internal/broker"
 	"github.com/hostup/deploy-worker/internal/telemetry"
@@ -50,10 +49,13 @@ func (c *runCmd) Run(ctx context.Context, t *terminal) (err error) {
 		defer dev.stop()
 		_, _ = fmt.Fprint(t.err, dev.greeting(s))
 	}
-	tel, err := telemetry.Start(ctx, telemetry.Options{Version: version, Traces: tracesWanted(os.LookupEnv)})
+	traces, logs := exports(os.LookupEnv)
+	tel, err := telemetry.Start(ctx, telemetry.Options{Version: version, Traces: traces, Logs: logs})
 	if err != nil {
 		return err
 	}
+	log = tel.Log(log)
+	telemetry.ReportErrors(log)
 	opts := s.options()
 	opts.Wait, opts.Log = true, log
 	nc, js, err := broker.Connect(opts)
@@ -111,18 +113,4 @@ func (e *engine) provision(ctx context.Context) error {
 			return nil
 		}
 	}
-}
-
-// tracesWanted reports whether the standard variables ask for an export of
-// spans. The exporters' own default would be a collector on this machine.
-func tracesWanted(lookup func(string) (string, bool)) bool {
-	if v, _ := lookup("OTEL_SDK_DISABLED"); strings.EqualFold(v, "true") {
-		return false
-	}
-	for _, name := range []string{"OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"} {
-		if v, ok := lookup(name); ok && v != "" {
-			return true
-		}
-	}
-	return false
 }

@@ -32,7 +32,8 @@ func TestTokenStaysSecret(t *testing.T) {
 			answer(rw, r, "echo-garbage", http.StatusCreated, "text/plain", said+` "vpsId":"`+token+`"`) ||
 			answer(rw, r, "echo-created", http.StatusCreated, "application/json", `{"vpsId":"vps_1","orderId":"`+token+`"}`)
 	})
-	p := w.worker("HOSTUP_API_TOKEN="+token, "WORKER_LOG_LEVEL=debug", "HOSTUP_CREATE_TIMEOUT=1s", "WORKER_UNKNOWN_POLICY=hold")
+	p := w.worker("HOSTUP_API_TOKEN="+token, "WORKER_LOG_LEVEL=debug", "HOSTUP_CREATE_TIMEOUT=1s", "WORKER_UNKNOWN_POLICY=hold",
+		"OTEL_TRACES_EXPORTER=console", "OTEL_LOGS_EXPORTER=console")
 	names := []string{
 		"echo-refuse", "echo-html", "echo-error", "echo-garbage", "echo-created",
 		"fault-403-a", "fault-403-limit-a", "fault-400-a", "fault-500-a", "fault-502-bare-a", "fault-garbage-a", "fault-empty-a", "fault-truncated-a",
@@ -71,6 +72,11 @@ func TestTokenStaysSecret(t *testing.T) {
 	}
 	p.signal(syscall.SIGTERM)
 	equal(t, "exit code", p.exit(), exitDone)
+	for _, exported := range []string{"process deploy.requested", "POST /vps/payg/deployments", "request answered"} {
+		if !strings.Contains(p.out.String(), exported) {
+			t.Errorf("%s was not exported, so nothing is known of what is", exported)
+		}
+	}
 	// There is no connection, or no such host.
 	for _, url := range []string{"http://127.0.0.1:1/api/v2", "https://127.0.0.1:1/api/v2", strings.Replace(w.env["HOSTUP_API_URL"], "http:", "https:", 1)} {
 		lost := w.unready("HOSTUP_API_TOKEN="+token, "WORKER_INLINE_WAIT=10ms", "WORKER_LOG_LEVEL=debug", "HOSTUP_API_URL="+url)

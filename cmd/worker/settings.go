@@ -152,6 +152,8 @@ type workSettings struct {
 	AuditEvery       time.Duration `name:"audit-every" env:"WORKER_AUDIT_EVERY" default:"0s" group:"Work" help:"How often the ledger is compared with the account; 0 is off. Findings go to the log and the metrics, and a suspected double purchase puts the brake on."`
 	AdminAddr        string        `name:"admin-addr" env:"WORKER_ADMIN_ADDR" default:"127.0.0.1:9090" group:"Work" help:"Address of /healthz, /readyz, /metrics and /version; empty turns it off."`
 	DrainTimeout     time.Duration `name:"drain-timeout" env:"WORKER_DRAIN_TIMEOUT" default:"75s" group:"Work" help:"Longest end after SIGTERM; must exceed HOSTUP_CREATE_TIMEOUT."`
+
+	TraceRelationship string `name:"trace-relationship" env:"WORKER_TRACE_RELATIONSHIP" default:"parent" group:"Work" help:"What a first delivery's span is to the requester's: parent, a child with a link; link, a trace of its own with a link."`
 }
 
 // workerSettings is everything that `run` and `config` know.
@@ -213,7 +215,8 @@ func (s workerSettings) validate() error {
 	errs = append(errs,
 		oneOf("WORKER_UNKNOWN_POLICY", s.UnknownPolicy, "retry", "hold"),
 		oneOf("WORKER_LIMIT_POLICY", s.LimitPolicy, "fail", "wait"),
-		oneOf("WORKER_AUTH_POLICY", s.AuthPolicy, "hold", "fail"))
+		oneOf("WORKER_AUTH_POLICY", s.AuthPolicy, "hold", "fail"),
+		oneOf("WORKER_TRACE_RELATIONSHIP", s.TraceRelationship, "parent", "link"))
 	return errors.Join(errs...)
 }
 

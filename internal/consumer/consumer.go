@@ -17,6 +17,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
@@ -38,6 +39,9 @@ type Config struct {
 	Concurrency int
 	// DrainTimeout bounds the end of Run after its context was cancelled.
 	DrainTimeout time.Duration
+	// LinkTraces makes the span of a first delivery a root that is linked to
+	// the requester's span, instead of its child.
+	LinkTraces bool
 }
 
 // Handler is the core.
@@ -66,8 +70,11 @@ type Ports struct {
 	Gate      Gate
 	Decode    Decode
 	Log       *slog.Logger
-	Tracer    trace.Tracer
-	Meter     metric.Meter
+	// Tracer makes the spans of deliveries; nil for none. Peer, if set, gives
+	// their attributes of the connection.
+	Tracer trace.Tracer
+	Peer   func() []attribute.KeyValue
+	Meter  metric.Meter
 }
 
 // Consumer pulls and answers messages. Run it once.

@@ -3,14 +3,12 @@ package consumer
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"runtime/debug"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/hostup/deploy-worker/internal/provision"
@@ -24,7 +22,7 @@ func (l *lane) deliver(ctx context.Context, m jetstream.Msg) {
 	}
 	l.c.meter.inWork(ctx, 1)
 	defer l.c.meter.inWork(ctx, -1)
-	l.c.answer(ctx, m, l.handle(ctx, m))
+	l.handle(ctx, m)
 }
 
 // handBack returns what was pulled while shutting down: nothing was begun.
@@ -33,17 +31,30 @@ func (l *lane) handBack(ctx context.Context, m jetstream.Msg) {
 	l.c.answer(ctx, m, provision.Disposition{Action: provision.Retry, Result: provision.ResultWaiting, Reason: provision.WaitShutdown})
 }
 
-// handle reads the message and gives it to the core, under a span that goes on
-// with the requester's trace. It is the one place that recovers a panic.
-func (l *lane) handle(ctx context.Context, m jetstream.Msg) (d provision.Disposition) {
+// handle reads the message, gives it to the core and its answer to the broker,
+// under one span.
+func (l *lane) handle(ctx context.Context, m jetstream.Msg) {
 	meta, err := m.Metadata()
 	if err != nil {
 		// Only a message that did not come from a consumer has none.
-		return provision.Disposition{Action: provision.Retry, Result: provision.ResultWaiting, Reason: provision.WaitLedger, After: time.Second, Err: err}
+		l.c.answer(ctx, m, provision.Disposition{Action: provision.Retry, Result: provision.ResultWaiting, Reason: provision.WaitLedger, After: time.Second, Err: err})
+		return
 	}
+	ctx, span, d := l.ask(ctx, m, meta)
+	defer span.End()
+	tellResult(span, d)
+	l.c.answer(ctx, m, d)
+}
+
+// ask reads the message, starts its span and gives it to the core. It is the
+// one place that recovers a panic.
+func (l *lane) ask(ctx context.Context, m jetstream.Msg, meta *jetstream.MsgMetadata) (inside context.Context, span trace.Span, d provision.Disposition) {
 	defer func() {
 		if p := recover(); p != nil {
-			d = l.c.panicked(ctx, meta, p)
+			if span == nil { // the message could not even be read
+				inside, span = ctx, noSpan
+			}
+			d = l.c.panicked(inside, meta, p)
 		}
 	}()
 	msg := l.c.ports.Decode(m.Headers(), m.Data())
@@ -51,65 +62,38 @@ func (l *lane) handle(ctx context.Context, m jetstream.Msg) (d provision.Disposi
 	msg.StoredAt, msg.Deliveries = meta.Timestamp, meta.NumDelivered
 	// What is new is told with each message, what waits is asked for now and then.
 	msg.Waiting, msg.Queued = int(l.crowd.waiting.Load()), int(max(l.crowd.queued.Load(), int64(meta.NumPending)))
-	parent, opts := l.span(ctx, m, msg)
-	ctx, span := l.c.ports.Tracer.Start(parent, "process "+m.Subject(), opts...)
-	defer span.End()
+	inside, span = l.begin(ctx, m, msg)
 	began := time.Now()
-	defer func() { l.c.meter.processed(ctx, l.name, m.Subject(), began, d) }()
-	d = l.c.ports.Handler.Handle(ctx, msg)
-	span.SetAttributes(attribute.String("hostup_worker.result", string(d.Result)), attribute.String("hostup_worker.reason", d.Reason))
-	if d.Err != nil {
-		span.RecordError(d.Err)
-		span.SetStatus(codes.Error, d.Reason)
-	}
+	defer func() { l.c.meter.processed(inside, l.name, m.Subject(), began, d) }()
+	d = l.c.ports.Handler.Handle(inside, msg)
 	l.c.panics.forget(meta.Sequence.Stream)
-	l.c.log(ctx, msg, d)
-	return d
+	l.c.log(inside, msg, d)
+	return inside, span, d
 }
 
-// span is what the process span starts with. On the first delivery it is a
-// child of the creation context and linked to it; a redelivery, or the replay
-// of a dead letter, may come hours later and is linked only, so that no trace
-// is endless (the messaging conventions allow both).
-func (l *lane) span(ctx context.Context, m jetstream.Msg, msg provision.Message) (context.Context, []trace.SpanStartOption) {
-	carrier := propagation.MapCarrier{"traceparent": msg.Trace.Parent, "tracestate": msg.Trace.State}
-	remote := propagation.TraceContext{}.Extract(ctx, carrier)
-	var links []trace.Link
-	if sc := trace.SpanContextFromContext(remote); sc.IsValid() {
-		links = []trace.Link{{SpanContext: sc}}
-		if _, replay := m.Headers()[HeaderReplayOf]; msg.Deliveries <= 1 && !replay {
-			ctx = remote
-		}
-	}
-	return ctx, []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindConsumer), trace.WithLinks(links...), trace.WithAttributes(
-		attribute.String("messaging.system", "nats"),
-		attribute.String("messaging.operation.name", "process"),
-		attribute.String("messaging.operation.type", "process"),
-		attribute.String("messaging.destination.name", m.Subject()),
-		attribute.String("messaging.consumer.group.name", l.name),
-		attribute.Int("messaging.message.body.size", len(m.Data())),
-		attribute.String("messaging.nats.stream", msg.Stream),
-		attribute.Int64("messaging.nats.stream.sequence", int64(msg.Sequence)),
-		attribute.Int64("messaging.nats.num_delivered", int64(msg.Deliveries)),
-	)}
-}
-
-// log writes the one line about a delivery. Waiting is no news unless
-// something is wrong.
+// log writes the one line about a delivery.
 func (c *Consumer) log(ctx context.Context, msg provision.Message, d provision.Disposition) {
-	attrs := []any{
+	logAnswer(ctx, c.ports.Log, d, "stream_sequence", msg.Sequence, "deliveries", msg.Deliveries)
+}
+
+// logAnswer writes the one line about an answer of the core. Waiting is no news
+// unless something is wrong.
+func logAnswer(ctx context.Context, log *slog.Logger, d provision.Disposition, more ...any) {
+	attrs := append([]any{
 		"result", string(d.Result), "key", d.Key, "reason", d.Reason, "attempts", d.Attempts,
-		"vps_id", d.VPSID, "stream_sequence", msg.Sequence, "deliveries", msg.Deliveries,
-	}
+		"attempt", d.Attempt, "verdict", string(d.Verdict), "request_id", d.RequestID, "vps_id", d.VPSID,
+	}, more...)
 	switch {
 	case d.Err != nil:
-		c.ports.Log.WarnContext(ctx, "request waits", append(attrs, "after", d.After.String(), "error", d.Err)...)
+		log.WarnContext(ctx, "request waits", append(attrs, "after", d.After.String(), "error", d.Err)...)
 	case d.Action == provision.Retry:
-		c.ports.Log.DebugContext(ctx, "request waits", append(attrs, "after", d.After.String())...)
+		if log.Enabled(ctx, slog.LevelDebug) {
+			log.DebugContext(ctx, "request waits", append(attrs, "after", d.After.String())...)
+		}
 	case d.Action == provision.Dead:
-		c.ports.Log.WarnContext(ctx, "request goes to the dead letters", append(attrs, "detail", d.Defect.Detail)...)
+		log.WarnContext(ctx, "request goes to the dead letters", append(attrs, "detail", d.Defect.Detail)...)
 	default:
-		c.ports.Log.InfoContext(ctx, "request answered", attrs...)
+		log.InfoContext(ctx, "request answered", attrs...)
 	}
 }
 
@@ -117,28 +101,33 @@ func (c *Consumer) log(ctx context.Context, msg provision.Message, d provision.D
 // that is lost costs one redelivery that finds the record done.
 func (c *Consumer) answer(ctx context.Context, m jetstream.Msg, d provision.Disposition) {
 	var err error
-	operation, began := "ack", time.Now()
 	switch d.Action {
 	case provision.Done:
-		err = m.Ack()
+		err = c.settle(ctx, m, "ack", 0, m.Ack)
 	case provision.Dead:
 		if err = c.bury(context.WithoutCancel(ctx), m, *d.Defect); err == nil {
 			c.meter.dead(ctx, d.Defect.Reason)
-			operation, began = "term", time.Now()
-			err = m.TermWithReason(string(d.Defect.Reason))
+			err = c.settle(ctx, m, "term", 0, func() error { return m.TermWithReason(string(d.Defect.Reason)) })
 			break
 		}
 		d.After = time.Second
 		c.ports.Log.ErrorContext(ctx, "the dead letter could not be stored, the message stays in the stream", "error", err)
 		fallthrough
 	case provision.Retry:
-		operation, began = "nak", time.Now()
-		err = m.NakWithDelay(d.After)
+		err = c.settle(ctx, m, "nak", d.After, func() error { return m.NakWithDelay(d.After) })
 	}
-	c.meter.settled(ctx, operation, m.Subject(), began, err)
 	if err != nil {
 		c.ports.Log.WarnContext(ctx, "the broker was not told what became of a message; it will be redelivered", "action", fmt.Sprint(d.Action), "key", d.Key, "error", err)
 	}
+}
+
+// settle tells the broker what became of a message, under a span and counted.
+func (c *Consumer) settle(ctx context.Context, m jetstream.Msg, operation string, after time.Duration, tell func() error) error {
+	span, began := c.settling(ctx, m, operation), time.Now()
+	err := tell()
+	settled(span, err, after)
+	c.meter.settled(ctx, operation, m.Subject(), began, err)
+	return err
 }
 
 // maxPanics is how often one message may bring the handler down before it

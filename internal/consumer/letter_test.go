@@ -134,7 +134,7 @@ func TestReplayIsLinkedOnly(t *testing.T) {
 		"replay":         {1, nats.Header{HeaderReplayOf: {"7"}}, false},
 	} {
 		msg := provision.Message{Deliveries: tc.deliveries, Trace: provision.Trace{Parent: parent}}
-		ctx, opts := (&lane{}).span(context.Background(), &strandedMsg{raw: &jetstream.RawStreamMsg{Header: tc.header}}, msg)
+		ctx, opts := (&lane{c: &Consumer{}}).related(context.Background(), &strandedMsg{raw: &jetstream.RawStreamMsg{Header: tc.header}}, msg)
 		if child := trace.SpanContextFromContext(ctx).IsValid(); child != tc.child {
 			t.Errorf("%s: a child is %t, want %t", about, child, tc.child)
 		}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hostup/deploy-worker/internal/provision"
@@ -49,6 +51,8 @@ type SweepPorts struct {
 	// Stranded handles the messages that the broker has passed over.
 	Stranded func(ctx context.Context) (int, error)
 	Log      *slog.Logger
+	// Tracer makes a span of each request that is driven; nil for none.
+	Tracer trace.Tracer
 }
 
 // Sweeper drives requests whose message nobody will deliver any more: a purge, a
@@ -238,8 +242,24 @@ func (s *Sweeper) drive(ctx context.Context, broker *queues, u Unfinished) (driv
 	if err != nil || r == nil || r.State == provision.StateDone {
 		return false, err
 	}
-	if d := s.ports.Resume(ctx, r.Key); d.Err != nil {
-		s.ports.Log.WarnContext(ctx, "a request without a message waits", "key", r.Key, "reason", d.Reason, "error", d.Err)
-	}
+	ctx, span := s.begin(ctx, r)
+	defer span.End()
+	d := s.ports.Resume(ctx, r.Key)
+	tellResult(span, d)
+	logAnswer(ctx, s.ports.Log, d, "stream_sequence", r.Sequence, "without", "message")
 	return true, nil
+}
+
+// begin starts the span of a request that is driven without a message, linked
+// to whoever made the request long ago.
+func (s *Sweeper) begin(ctx context.Context, r *provision.Record) (context.Context, trace.Span) {
+	if s.ports.Tracer == nil {
+		return remote(ctx, r.Trace), noSpan
+	}
+	ctx, opts := detached(ctx, r.Trace)
+	ctx, span := s.ports.Tracer.Start(ctx, "resume", opts...)
+	if span.IsRecording() {
+		span.SetAttributes(semconv.MessagingMessageConversationID(r.Key), attrStream.String(r.Stream), attrSequence.Int64(int64(r.Sequence)))
+	}
+	return ctx, span
 }

@@ -34,6 +34,7 @@ func Decode(h nats.Header, data []byte) provision.Message {
 		Encoding:    env.encoding,
 		CausationID: short(strings.ToValidUTF8(env.id.text, "\uFFFD"), maxCausationID),
 		Trace:       traceOf(h, env.trace),
+		CloudEvent:  env.event(),
 		Defect:      defect,
 	}
 	k := env.key(b.key)
@@ -69,10 +70,12 @@ func Decode(h nats.Header, data []byte) provision.Message {
 // What is carried from a request's headers to those of its event. The broker
 // takes at most 64 KiB of headers (error 10097), and an event that it refuses
 // would be a server that nobody hears of. A tracestate above 512 characters
-// may be dropped (W3C Trace Context 3.3.1.5).
+// may be dropped (W3C Trace Context 3.3.1.5), a baggage of up to 8192 bytes is to
+// be passed on (W3C Baggage 3.3.2).
 const (
 	maxCausationID = 1024
 	maxTracestate  = 2048
+	maxBaggage     = 8192
 )
 
 // short returns s, or nothing when it is longer than that: half an id names
@@ -102,8 +105,9 @@ type envelope struct {
 	encoding provision.Encoding
 	// id is the CloudEvent's.
 	id key
-	// trace is the extension of a structured CloudEvent.
+	// trace is the extension of a structured CloudEvent, of are its attributes.
 	trace provision.Trace
+	of    provision.CloudEvent
 }
 
 func newEnvelope(h nats.Header, data []byte) *envelope {
@@ -169,6 +173,9 @@ func (env *envelope) unwrap() error {
 		Parent: keyOf(event.value("traceparent")).text,
 		State:  keyOf(event.value("tracestate")).text,
 	}
+	env.of = provision.CloudEvent{
+		Source: keyOf(event.value("source")).text, Type: keyOf(event.value("type")).text, Subject: keyOf(event.value("subject")).text,
+	}
 	data, encoded := event.value("data"), event.value("data_base64")
 	switch {
 	case data != nil && encoded != nil:
@@ -186,6 +193,23 @@ func (env *envelope) unwrap() error {
 		env.body = data
 	}
 	return nil
+}
+
+// event returns the attributes of the CloudEvent that the message is, if it is
+// one.
+func (env *envelope) event() provision.CloudEvent {
+	if env.id.text == "" {
+		return provision.CloudEvent{}
+	}
+	e := env.of
+	if e.Type == "" {
+		e.Source, e.Type, e.Subject = ceAttribute(env.h, headerSource), ceAttribute(env.h, headerType), ceAttribute(env.h, headerSubject)
+	}
+	e.ID = env.id.text
+	for _, text := range []*string{&e.ID, &e.Source, &e.Type, &e.Subject} {
+		*text = strings.ToValidUTF8(short(*text, maxCausationID), "\uFFFD")
+	}
+	return e
 }
 
 // key returns the first key there is: the body's, or one of those around it.

@@ -63,6 +63,33 @@ func binaryRequest(t *testing.T) []byte {
 	return data
 }
 
+// The attributes of a CloudEvent are for its span: of either mode, bounded, and
+// of characters that an exporter takes.
+func TestDecodeCloudEvent(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", maxCausationID+1)
+	for name, c := range map[string]struct {
+		h    nats.Header
+		body string
+		want provision.CloudEvent
+	}{
+		"bare": {headers("ce-type", "x"), contractRequest, provision.CloudEvent{}},
+		"binary": {
+			headers("Ce-Id", "a%20b", "CE-TYPE", "x", "ce-source", "/s\xff", "ce-subject", long), contractRequest,
+			provision.CloudEvent{ID: "a b", Source: "/s\uFFFD", Type: "x"},
+		},
+		"structured": {
+			headers("content-type", "application/cloudevents+json"),
+			`{"specversion":"1.0","id":"e","source":"/shop","type":"x","subject":"s","data":` + contractRequest + `}`,
+			provision.CloudEvent{ID: "e", Source: "/shop", Type: "x", Subject: "s"},
+		},
+	} {
+		if diff := cmp.Diff(c.want, Decode(c.h, []byte(c.body)).CloudEvent); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
 func TestDecodeSound(t *testing.T) {
 	t.Parallel()
 	structured := func(members string) string {
@@ -103,6 +130,10 @@ func TestDecodeSound(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			got := Decode(c.h, []byte(c.body))
+			if got.CloudEvent.ID != c.causation {
+				t.Errorf("the CloudEvent is %+v, want the id %q", got.CloudEvent, c.causation)
+			}
+			got.CloudEvent = provision.CloudEvent{}
 			want := provision.Message{
 				Request: contractRequestDecoded(), BodyHash: BodyHash([]byte(c.body)), Encoding: c.encoding, CausationID: c.causation,
 			}

@@ -58,6 +58,7 @@ func Encode(prefix string, e provision.Event) (*nats.Msg, error) {
 	set(headerCausationID, percentEncoded(e.CausationID))
 	set(headerTraceparent, e.Trace.Parent)
 	set(headerTracestate, e.Trace.State)
+	set(headerBaggage, e.Trace.Baggage)
 	if !e.OccurredAt.IsZero() {
 		set(headerTime, e.OccurredAt.UTC().Format(time.RFC3339Nano))
 	}

@@ -179,6 +179,10 @@ func TestDecodeTrace(t *testing.T) {
 		"header first":               {headers("ce-traceparent", other, "traceparent", traceparent), "{}", provision.Trace{Parent: traceparent}},
 		"extension for a bad header": {headers("ce-traceparent", traceparent, "traceparent", "x"), "{}", provision.Trace{Parent: traceparent}},
 		"structured":                 {headers("content-type", "application/cloudevents+json"), `{"traceparent":"` + traceparent + `","tracestate":"a=b"}`, provision.Trace{Parent: traceparent, State: "a=b"}},
+		"baggage":                    {headers("Baggage", "tenant=7,plan=a%20b;p=1", "traceparent", traceparent), "{}", provision.Trace{Parent: traceparent, Baggage: "tenant=7,plan=a%20b;p=1"}},
+		"baggage alone":              {headers("baggage", "tenant=7"), "{}", provision.Trace{Baggage: "tenant=7"}},
+		"bad baggage":                {headers("baggage", "no baggage"), "{}", provision.Trace{}},
+		"too much baggage":           {headers("baggage", "a="+strings.Repeat("x", maxBaggage)), "{}", provision.Trace{}},
 		"undecodable":                {headers("traceparent", traceparent), "x", provision.Trace{Parent: traceparent}},
 	} {
 		t.Run(name, func(t *testing.T) {

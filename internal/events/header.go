@@ -18,6 +18,7 @@ const (
 	headerContentType    = "content-type"
 	headerTraceparent    = "traceparent"
 	headerTracestate     = "tracestate"
+	headerBaggage        = "baggage"
 	headerIdempotencyKey = "idempotency-key"
 	headerID             = "ce-id"
 	headerTime           = "ce-time"

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
@@ -55,7 +56,12 @@ type PublisherConfig struct {
 	Tracer trace.Tracer
 	// Meter of the messaging conventions' metrics; none are kept when it is nil.
 	Meter metric.Meter
+	// Peer, if set, gives their attributes of the connection.
+	Peer func() []attribute.KeyValue
 }
+
+// noSpan is the span of what nobody is to see.
+var noSpan trace.Span = noop.Span{}
 
 // Publisher sends events through JetStream. It may be used concurrently.
 type Publisher struct {
@@ -65,6 +71,7 @@ type Publisher struct {
 	options []jetstream.PublishOpt
 	tracer  trace.Tracer
 	meter   instruments
+	peer    func() []attribute.KeyValue
 }
 
 var _ provision.Publisher = (*Publisher)(nil)
@@ -80,12 +87,10 @@ func NewPublisher(c PublisherConfig) *Publisher {
 		options: []jetstream.PublishOpt{jetstream.WithRetryAttempts(0)},
 		tracer:  c.Tracer,
 		meter:   newInstruments(c.Meter),
+		peer:    c.Peer,
 	}
 	if c.Stream != "" {
 		p.options = append(p.options, jetstream.WithExpectStream(c.Stream))
-	}
-	if p.tracer == nil {
-		p.tracer = noop.NewTracerProvider().Tracer("")
 	}
 	return p
 }
@@ -94,8 +99,9 @@ func NewPublisher(c PublisherConfig) *Publisher {
 // harmless: the broker recognises its id. An error means that the event may or
 // may not be stored.
 //
-// The message continues the trace of the span in ctx if that is exported, and
-// the trace of the request unchanged if not.
+// The message continues the trace of the request: by the span of the publish if
+// that is exported, unchanged if not. So what is published again may differ in
+// its traceparent, and in nothing else.
 func (p *Publisher) Publish(ctx context.Context, e provision.Event) error {
 	msg, err := Encode(p.prefix, e)
 	if err != nil {
@@ -109,37 +115,54 @@ func (p *Publisher) Publish(ctx context.Context, e provision.Event) error {
 	err = p.send(ctx, msg)
 	p.meter.published(ctx, msg.Subject, began, err)
 	if err != nil {
-		span.SetAttributes(semconv.ErrorTypeKey.String(errorType(err)))
-		span.SetStatus(codes.Error, err.Error())
+		if span.IsRecording() {
+			span.SetAttributes(semconv.ErrorTypeKey.String(errorType(err)))
+			span.SetStatus(codes.Error, err.Error())
+		}
 		return fmt.Errorf("publish %s %s: %w", msg.Subject, e.ID, err)
 	}
 	return nil
 }
 
 // start begins the span of a publish and makes it the parent of whatever the
-// receiver does.
+// receiver does. It belongs to the trace of the request whatever span is in
+// ctx: the event answers the request, and a redelivery, which has a trace of
+// its own, is linked.
 func (p *Publisher) start(ctx context.Context, e provision.Event, msg *nats.Msg) (context.Context, trace.Span) {
-	if !trace.SpanContextFromContext(ctx).IsValid() {
-		ctx = Extract(ctx, e.Trace)
+	if p.tracer == nil {
+		return ctx, noSpan
 	}
-	live := trace.SpanFromContext(ctx).IsRecording()
-	ctx, span := p.tracer.Start(ctx, "publish "+msg.Subject, trace.WithSpanKind(trace.SpanKindProducer))
-	if span.IsRecording() {
-		live = true
-		span.SetAttributes(
-			semconv.MessagingSystemKey.String("nats"),
-			semconv.MessagingOperationName("publish"),
-			semconv.MessagingOperationTypeSend,
-			semconv.MessagingDestinationName(msg.Subject),
-			semconv.MessagingMessageID(e.ID),
-			semconv.MessagingMessageConversationID(e.Key),
-			semconv.MessagingMessageBodySize(len(msg.Data)),
-			semconv.CloudEventsEventID(e.ID),
-			semconv.CloudEventsEventSource(source),
-			semconv.CloudEventsEventType(typePrefix+string(e.Kind)+typeSuffix),
-		)
+	opts := append(make([]trace.SpanStartOption, 0, 2), trace.WithSpanKind(trace.SpanKindProducer))
+	here, request := trace.SpanContextFromContext(ctx), Extract(ctx, e.Trace)
+	if at := trace.SpanContextFromContext(request); at.TraceID() != here.TraceID() {
+		ctx = request
+		if here.IsSampled() {
+			opts = append(opts, trace.WithLinks(trace.Link{SpanContext: here}))
+		}
 	}
-	if live && span.SpanContext().IsSampled() {
+	ctx, span := p.tracer.Start(ctx, "publish "+msg.Subject, opts...)
+	if !span.IsRecording() {
+		return ctx, span
+	}
+	as := append(make([]attribute.KeyValue, 0, 16),
+		semconv.MessagingSystemKey.String("nats"),
+		semconv.MessagingOperationName("publish"),
+		semconv.MessagingOperationTypeSend,
+		semconv.MessagingDestinationName(msg.Subject),
+		semconv.MessagingMessageID(e.ID),
+		semconv.MessagingMessageConversationID(e.Key),
+		semconv.MessagingMessageBodySize(len(msg.Data)),
+		semconv.CloudEventsEventID(e.ID),
+		semconv.CloudEventsEventSource(source),
+		semconv.CloudEventsEventType(typePrefix+string(e.Kind)+typeSuffix),
+		semconv.CloudEventsEventSubject(e.Key),
+		semconv.CloudEventsEventSpecVersion(specVersion),
+	)
+	if p.peer != nil {
+		as = append(as, p.peer()...)
+	}
+	span.SetAttributes(as...)
+	if span.SpanContext().IsSampled() {
 		delete(msg.Header, headerTracestate)
 		propagation.TraceContext{}.Inject(ctx, Carrier(msg.Header))
 	}

@@ -175,7 +175,8 @@ func TestPublishSpan(t *testing.T) {
 	tr, recorder := tracer(t, sdktrace.AlwaysSample())
 	s := &script{errs: []error{nil, inProcess()}}
 	e := provisioningEvent()
-	if err := NewPublisher(PublisherConfig{JetStream: s, Tracer: tr}).Publish(t.Context(), e); err != nil {
+	peer := func() []attribute.KeyValue { return []attribute.KeyValue{attribute.String("server.address", "n1")} }
+	if err := NewPublisher(PublisherConfig{JetStream: s, Tracer: tr, Peer: peer}).Publish(t.Context(), e); err != nil {
 		t.Fatal(err)
 	}
 	span := recorder.Ended()[0]
@@ -195,6 +196,7 @@ func TestPublishSpan(t *testing.T) {
 		"messaging.destination.name": "deploy.provisioning", "messaging.message.id": e.ID, "messaging.message.conversation_id": "order-1001",
 		"messaging.message.body.size": strconv.Itoa(len(s.sent[0].Data)), "cloudevents.event_id": e.ID,
 		"cloudevents.event_source": "/hostup/deploy-worker", "cloudevents.event_type": "se.hostup.deploy.provisioning.v1",
+		"cloudevents.event_subject": "order-1001", "cloudevents.event_spec_version": "1.0", "server.address": "n1",
 	}
 	if diff := cmp.Diff(wantAttrs, attrs); diff != "" {
 		t.Errorf("attributes (-want +got):\n%s", diff)
@@ -222,6 +224,32 @@ func TestPublishSpanOfAnError(t *testing.T) {
 	}
 }
 
+// A redelivery has a trace of its own, but what it publishes answers the
+// request, and belongs to the request's trace.
+func TestPublishFromAnotherTrace(t *testing.T) {
+	t.Parallel()
+	tr, recorder := tracer(t, sdktrace.AlwaysSample())
+	ctx, process := tr.Start(t.Context(), "process")
+	s := &script{}
+	e := provisioningEvent()
+	e.Trace.Baggage = "tenant=7"
+	if err := NewPublisher(PublisherConfig{JetStream: s, Tracer: tr}).Publish(ctx, e); err != nil {
+		t.Fatal(err)
+	}
+	process.End()
+	span := recorder.Ended()[0]
+	if got := span.Parent().SpanID().String(); got != "b7ad6b7169203331" {
+		t.Errorf("the parent is %s, want the request's span", got)
+	}
+	if links := span.Links(); len(links) != 1 || !links[0].SpanContext.Equal(process.SpanContext()) {
+		t.Errorf("links %v, want one to the redelivery's span", links)
+	}
+	want := provision.Trace{Parent: "00-0af7651916cd43dd8448eb211c80319c-" + span.SpanContext().SpanID().String() + "-01", State: "a=b", Baggage: "tenant=7"}
+	if got := traceOf(s.sent[0].Header, provision.Trace{}); got != want {
+		t.Errorf("the event has %+v, want %+v", got, want)
+	}
+}
+
 // The request's trace goes on unchanged unless a span that is exported takes
 // its place.
 func TestPublishTrace(t *testing.T) {
@@ -231,7 +259,6 @@ func TestPublishTrace(t *testing.T) {
 	e := provisioningEvent()
 	live, span := recording.Start(Extract(t.Context(), provision.Trace{Parent: "00-11111111111111111111111111111111-2222222222222222-01"}), "process")
 	defer span.End()
-	ours := "00-11111111111111111111111111111111-" + span.SpanContext().SpanID().String() + "-01"
 	for name, c := range map[string]struct {
 		ctx    context.Context
 		tracer trace.Tracer
@@ -240,7 +267,7 @@ func TestPublishTrace(t *testing.T) {
 		"no tracer":                 {t.Context(), nil, e.Trace},
 		"nothing sampled":           {t.Context(), dropping, e.Trace},
 		"a remote span in ctx":      {Extract(t.Context(), e.Trace), nil, e.Trace},
-		"a live span and no tracer": {live, nil, provision.Trace{Parent: ours}},
+		"a live span and no tracer": {live, nil, e.Trace},
 	} {
 		s := &script{}
 		if err := NewPublisher(PublisherConfig{JetStream: s, Tracer: c.tracer}).Publish(c.ctx, e); err != nil {

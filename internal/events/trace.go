@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel/baggage"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
@@ -21,10 +22,21 @@ func Extract(ctx context.Context, t provision.Trace) context.Context {
 		propagation.MapCarrier{headerTraceparent: t.Parent, headerTracestate: t.State})
 }
 
-// traceOf returns the trace context of a request: the transport's own headers
-// before the CloudEvents extension, which names the first hop and not
-// necessarily the last. What is not W3C trace context is not kept.
+// traceOf returns the trace context and the baggage of a request: the
+// transport's own headers before the CloudEvents extension, which names the
+// first hop and not necessarily the last. What is not as W3C writes it is not
+// kept.
 func traceOf(h nats.Header, extension provision.Trace) provision.Trace {
+	t := contextOf(h, extension)
+	if text := header(h, headerBaggage); text != "" && len(text) <= maxBaggage {
+		if _, err := baggage.Parse(text); err == nil {
+			t.Baggage = text
+		}
+	}
+	return t
+}
+
+func contextOf(h nats.Header, extension provision.Trace) provision.Trace {
 	candidates := [...]provision.Trace{
 		{Parent: header(h, headerTraceparent), State: header(h, headerTracestate)},
 		extension,

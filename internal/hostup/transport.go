@@ -8,9 +8,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/hostup/deploy-worker/internal/provision"
 )
 
 const (
@@ -60,6 +65,7 @@ type carrier struct{ base http.RoundTripper }
 
 func (c carrier) RoundTrip(r *http.Request) (*http.Response, error) {
 	x := exchangeOf(r.Context())
+	annotate(r, x)
 	r = r.WithContext(r.Context())
 	r.Header = r.Header.Clone()
 	r.Header.Set("Authorization", x.token.header())
@@ -69,6 +75,19 @@ func (c carrier) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	resp.Body = scrubbedBody{resp.Body, x.token}
 	return resp, nil
+}
+
+// annotate adds to the span of a call what otelhttp does not know.
+func annotate(r *http.Request, x *exchange) {
+	span := trace.SpanFromContext(r.Context())
+	if !span.IsRecording() {
+		return
+	}
+	_, template, _ := strings.Cut(x.operation, " ")
+	span.SetAttributes(semconv.URLTemplate(template))
+	if n := provision.Resends(r.Context()); n > 0 {
+		span.SetAttributes(semconv.HTTPRequestResendCount(n))
+	}
 }
 
 // scrubbedBody takes the key out of read errors: a malformed trailer is

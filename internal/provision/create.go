@@ -7,11 +7,13 @@ import (
 	"slices"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/hostup/deploy-worker/internal/admission"
 )
 
 // accepted decides whether a request may be sent now, and sends it.
-func (p *Provisioner) accepted(ctx context.Context, r *Record, since time.Time, m Message) (Disposition, bool, error) {
+func (p *Provisioner) accepted(ctx context.Context, r *Record, since time.Time, m Message) (d Disposition, stop bool, err error) {
 	now := time.Now()
 	if !now.Before(r.Deadline) {
 		if since := doubt(r, m); !since.IsZero() && (r.Sent > 0 || r.Redelivered) {
@@ -25,7 +27,9 @@ func (p *Provisioner) accepted(ctx context.Context, r *Record, since time.Time, 
 	if c, stopped := p.gate.Stopped(); stopped {
 		return p.behindGate(c), true, nil
 	}
-	facts, err := p.facts(ctx, now.Add(-p.cfg.LimitsTTL))
+	inside, span := p.begin(ctx, "admission")
+	defer func() { endAdmission(span, r, d, stop) }()
+	facts, err := p.facts(inside, now.Add(-p.cfg.LimitsTTL))
 	if err != nil {
 		return p.unreadable(ctx, r, err)
 	}
@@ -36,14 +40,14 @@ func (p *Provisioner) accepted(ctx context.Context, r *Record, since time.Time, 
 	if decision.Verdict != admission.Admit && !p.cfg.LimitWait && facts.AskedAt.Before(since) {
 		// Nobody is refused on facts from before the request was looked at. Who
 		// only waits does not read the account for each of thousands.
-		if facts, err = p.facts(ctx, since); err != nil {
+		if facts, err = p.facts(inside, since); err != nil {
 			return p.unreadable(ctx, r, err)
 		}
 		decision = p.book.Admit(r.Key, facts, r.Request.Resources())
 	}
 	switch {
 	case decision.Verdict == admission.Admit:
-		return p.admitted(ctx, r, m, facts)
+		return p.admitted(ctx, r, m, facts, span)
 	case decision.Verdict == admission.Crowded:
 		return wait(p.backoff(2), WaitCrowded, nil), true, nil
 	case p.cfg.LimitWait:
@@ -55,8 +59,8 @@ func (p *Provisioner) accepted(ctx context.Context, r *Record, since time.Time, 
 }
 
 // admitted takes a request that fits the account to its attempt, if it is its
-// turn.
-func (p *Provisioner) admitted(ctx context.Context, r *Record, m Message, facts admission.Facts) (d Disposition, stop bool, err error) {
+// turn; then the span of its admission ends.
+func (p *Provisioner) admitted(ctx context.Context, r *Record, m Message, facts admission.Facts, span trace.Span) (d Disposition, stop bool, err error) {
 	begun := false
 	defer func() {
 		if !begun {
@@ -80,6 +84,7 @@ func (p *Provisioner) admitted(ctx context.Context, r *Record, m Message, facts 
 	if d, over := p.afford(ctx, r, turn, facts); over {
 		return d, true, nil
 	}
+	admit(span)
 	if !since.IsZero() {
 		if free, d, stop, err := p.lookFirst(ctx, r, m, since, turn); !free {
 			return d, stop, err
@@ -193,6 +198,8 @@ func (p *Provisioner) unreadable(ctx context.Context, r *Record, err error) (Dis
 // attempt is steps 1 to 3 of the order of effects. Between 1 and 2 nothing
 // waits.
 func (p *Provisioner) attempt(ctx context.Context, r *Record, m Message, turn *pass) (Disposition, bool, error) {
+	ctx, span := p.begin(ctx, "attempt")
+	defer span.End()
 	start := time.Now()
 	r.begin(start, p.cfg.CreateTimeout)
 	r.UpdatedAt = start
@@ -210,7 +217,7 @@ func (p *Provisioner) attempt(ctx context.Context, r *Record, m Message, turn *p
 	}
 	// The deadline counts from before the intent was stored: an observer that
 	// waits as long from when it saw the intent cannot be too early.
-	call, cancel := context.WithDeadline(context.WithoutCancel(ctx), start.Add(p.cfg.CreateTimeout))
+	call, cancel := context.WithDeadline(context.WithoutCancel(withResends(ctx, span, r.attempt().Number)), start.Add(p.cfg.CreateTimeout))
 	answer := p.ports.API.Create(call, r.Request)
 	cancel()
 	concluded = true
@@ -236,6 +243,7 @@ func (p *Provisioner) withdraw(ctx context.Context, r *Record, m Message, cause 
 	}
 	if taken, ok := errors.AsType[*NameTakenError](cause); ok {
 		// Waiting for a name is no attempt: there may be thousands of such waits.
+		tellNameTaken(ctx, r.attempt().Number)
 		r.Attempts = slices.Clone(r.Attempts[:len(r.Attempts)-1])
 		r.State, r.WaitReason, r.Search = StateAccepted, WaitName, nil
 		p.book.Forget(r.Key)
@@ -257,6 +265,7 @@ func (p *Provisioner) withdraw(ctx context.Context, r *Record, m Message, cause 
 // made the call knows better.
 func (p *Provisioner) conclude(ctx context.Context, r *Record, a Answer, turn *pass) error {
 	p.meter.attempted(ctx, a)
+	tellVerdict(ctx, r.attempt().Number, a)
 	// Before it is stored: should this process end first, the line is all that
 	// is left of a paid answer.
 	p.log.InfoContext(ctx, "attempt", "key", r.Key, "attempt", r.attempt().Number, "verdict", a.Verdict,

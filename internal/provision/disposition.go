@@ -26,10 +26,15 @@ type Disposition struct {
 	// closed set of words each, never an id.
 	Result Result
 	Reason string
-	// Key, Attempts and VPSID identify the case in the log.
-	Key      string
-	Attempts int
-	VPSID    string
+	// The following identify the case in the log: Attempts counts the calls that
+	// were sent, Attempt is the number of the newest one, with its verdict and
+	// HostUp's id of the request.
+	Key       string
+	Attempts  int
+	Attempt   int
+	Verdict   Verdict
+	RequestID string
+	VPSID     string
 	// Err is why the message has to wait, when that is an error.
 	Err error
 	// changed ends a wait in hand early.
@@ -68,6 +73,15 @@ const (
 	WaitNeverSent = "not-sent"
 	WaitLookup    = "look-up"
 )
+
+// of fills in what the record tells the log.
+func (d Disposition) of(r *Record) Disposition {
+	d.Attempts, d.VPSID = r.Sent, r.VPSID
+	if a := r.attempt(); a != nil {
+		d.Attempt, d.Verdict, d.RequestID = a.Number, a.Verdict, a.RequestID
+	}
+	return d
+}
 
 func wait(after time.Duration, reason string, err error) Disposition {
 	return Disposition{Action: Retry, After: max(after, 0), Result: ResultWaiting, Reason: reason, Err: err}

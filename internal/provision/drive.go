@@ -34,7 +34,7 @@ func (p *Provisioner) drive(ctx context.Context, r *Record, inHand *budget, m Me
 		if d.Action != Retry {
 			return d, nil
 		}
-		d.Attempts, d.VPSID = r.Sent, r.VPSID
+		d = d.of(r)
 		d.After = p.untilDeadline(r, d.After)
 		known := d
 		if r.State == StateAccepted && paceable(d.Reason) {
@@ -46,7 +46,9 @@ func (p *Provisioner) drive(ctx context.Context, r *Record, inHand *budget, m Me
 			inHand.turned = inHand.turned || turn
 			began := time.Now()
 			awake := p.sleep(ctx, d)
-			inHand.left -= time.Since(began)
+			waited := time.Since(began)
+			inHand.left -= waited
+			tellWait(ctx, d, waited)
 			if awake {
 				continue
 			}
@@ -80,7 +82,7 @@ func (p *Provisioner) step(ctx context.Context, r *Record, since time.Time, m Me
 
 // finished is the disposition of a record with an outcome.
 func (p *Provisioner) finished(r *Record) Disposition {
-	d := Disposition{Action: Done, Result: ResultProvisioning, Attempts: r.Sent, VPSID: r.VPSID}
+	d := Disposition{Action: Done, Result: ResultProvisioning}.of(r)
 	if r.Outcome != nil && r.Outcome.Kind == KindFailed {
 		d.Result, d.Reason = ResultFailed, string(r.Outcome.Reason)
 	}
@@ -183,7 +185,8 @@ func (p *Provisioner) held(ctx context.Context, r *Record, m Message) (Dispositi
 		}
 		r.HeldAnnounced = r.Held
 		p.meter.heldOne(ctx)
-		p.log.WarnContext(ctx, "a request is held for a person", "key", r.Key, "reason", r.HeldReason)
+		p.log.WarnContext(ctx, "a request is held for a person", "key", r.Key, "attempt", r.attempt().Number,
+			"verdict", r.attempt().Verdict, "request_id", r.attempt().RequestID, "reason", r.HeldReason)
 		return Disposition{}, false, p.store(ctx, r)
 	}
 	if now := time.Now(); !now.Before(r.Deadline) {

@@ -53,9 +53,24 @@ type found struct {
 	doubtful []Candidate
 }
 
+// result is the word for it.
+func (f found) result() string {
+	if len(f.ours)+len(f.doubtful) > 0 {
+		return lookedFound
+	}
+	return lookedEmpty
+}
+
 // look searches the account for a server that the record may have bought since
 // a time on the worker's clock.
 func (p *Provisioner) look(ctx context.Context, r *Record, since time.Time) (found, error) {
+	ctx, span := p.begin(ctx, "look-up")
+	f, err := p.search(ctx, r, since)
+	tellLook(span, f, err)
+	return f, err
+}
+
+func (p *Provisioner) search(ctx context.Context, r *Record, since time.Time) (found, error) {
 	listed, err := p.ports.Inventory.Named(ctx, r.Request.Name)
 	if err != nil {
 		return found{}, fmt.Errorf("look %q up: %w", r.Request.Name, err)

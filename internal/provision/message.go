@@ -11,11 +11,18 @@ const (
 	Protobuf Encoding = "protobuf"
 )
 
-// Trace is the W3C trace context of the request, carried to its events
-// whether or not spans are exported.
+// Trace is the W3C trace context and baggage of the request, carried to its
+// events whether or not spans are exported.
 type Trace struct {
-	Parent string `json:"traceparent,omitempty"`
-	State  string `json:"tracestate,omitempty"`
+	Parent  string `json:"traceparent,omitempty"`
+	State   string `json:"tracestate,omitempty"`
+	Baggage string `json:"baggage,omitempty"`
+}
+
+// CloudEvent are the attributes of the CloudEvent that a request came in, for
+// its span; zero for a bare one. Nothing is decided by it.
+type CloudEvent struct {
+	ID, Source, Type, Subject string
 }
 
 // Message is one delivery of a request after reading it. It carries what is
@@ -36,6 +43,7 @@ type Message struct {
 	// CausationID is the ce-id of the request, if it had one.
 	CausationID string
 	Trace       Trace
+	CloudEvent  CloudEvent
 
 	// The following come from the broker, not from the body.
 

@@ -8,6 +8,7 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/hostup/deploy-worker/internal/admission"
 )
@@ -16,6 +17,8 @@ import (
 // decides whether anything listens.
 type Telemetry struct {
 	Meter metric.Meter
+	// Tracer makes the core's spans below that of a delivery; nil for none.
+	Tracer trace.Tracer
 }
 
 type instruments struct {
@@ -142,11 +145,7 @@ const (
 )
 
 func (i *instruments) looked(ctx context.Context, f found) {
-	result := lookedEmpty
-	if len(f.ours)+len(f.doubtful) > 0 {
-		result = lookedFound
-	}
-	i.lookups.Add(ctx, 1, metric.WithAttributes(attribute.String("result", result)))
+	i.lookups.Add(ctx, 1, metric.WithAttributes(attribute.String("result", f.result())))
 }
 
 func (i *instruments) lookFailed(ctx context.Context) {

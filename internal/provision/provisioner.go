@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/hostup/deploy-worker/internal/admission"
 )
 
@@ -101,7 +103,9 @@ type Provisioner struct {
 	book  *admission.Book
 	log   *slog.Logger
 	meter *instruments
-	seen  sightings
+	// tracer is nil while nobody gets the spans.
+	tracer trace.Tracer
+	seen   sightings
 	// asked is when the newest facts were asked for, asking whether new ones are.
 	asked  atomic.Pointer[time.Time]
 	asking atomic.Bool
@@ -131,7 +135,7 @@ func New(cfg Config, ports Ports, gate *Gate, log *slog.Logger, tel Telemetry) (
 		return nil, fmt.Errorf("core metrics: %w", err)
 	}
 	return &Provisioner{
-		cfg: cfg, ports: ports, gate: gate, log: log, meter: meter,
+		cfg: cfg, ports: ports, gate: gate, log: log, meter: meter, tracer: tel.Tracer,
 		tail: make(chan struct{}, maxTail),
 		book: admission.NewBook(cfg.CreateTimeout+cfg.SettleUnanswered, KeyHash),
 	}, nil
@@ -232,7 +236,7 @@ func (p *Provisioner) claimed(ctx context.Context, m Message, r *Record) (Dispos
 			return d, true
 		}
 	}
-	return Disposition{Action: Done, Result: ResultDuplicate, Reason: string(r.State), Attempts: r.Sent, VPSID: r.VPSID}, true
+	return Disposition{Action: Done, Result: ResultDuplicate, Reason: string(r.State)}.of(r), true
 }
 
 // deadline is the earlier of the requester's deadline and the configured one.

@@ -75,7 +75,7 @@ func (p *Provisioner) judge(ctx context.Context, r *Record, f found, elapsed tim
 // start.
 func (p *Provisioner) again(ctx context.Context, r *Record, elapsed time.Duration) error {
 	p.log.InfoContext(ctx, "an attempt whose answer was lost created nothing: it is tried again", "key", r.Key,
-		"attempt", r.attempt().Number, "looks", r.Search.Empty, "over", elapsed.String())
+		"attempt", r.attempt().Number, "verdict", r.attempt().Verdict, "request_id", r.attempt().RequestID, "looks", r.Search.Empty, "over", elapsed.String())
 	proof := fmt.Sprintf("%d looks over %s found no server", r.Search.Empty, elapsed.Round(time.Millisecond))
 	r.attempt().Detail += "; " + proof
 	r.note(Note{Time: time.Now(), What: NoteAbsent, Detail: proof})
@@ -121,7 +121,9 @@ func (p *Provisioner) adopt(ctx context.Context, r *Record, c Candidate) (Dispos
 	p.book.Forget(r.Key)
 	p.meter.adoptedOne(ctx)
 	p.meter.bought(ctx, r.Request.Resources())
-	p.log.InfoContext(ctx, "a server whose answer was lost was found and adopted", "key", r.Key, "vps_id", c.VPSID, "created_at", c.CreatedAt)
+	tellAdopted(ctx, c.VPSID)
+	p.log.InfoContext(ctx, "a server whose answer was lost was found and adopted", "key", r.Key, "attempt", r.attempt().Number,
+		"verdict", r.attempt().Verdict, "request_id", r.attempt().RequestID, "vps_id", c.VPSID, "created_at", c.CreatedAt)
 	return Disposition{}, false, nil
 }
 

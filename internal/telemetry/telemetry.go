@@ -1,7 +1,7 @@
 // Package telemetry sets up the OpenTelemetry SDK: metrics into a registry of
-// its own for /metrics, always; spans through the standard exporters, only
-// when the standard variables ask for them. Every other package uses the API
-// only and is handed a tracer and a meter.
+// its own for /metrics, always; spans and log records through the standard
+// exporters, only when the standard variables ask for them. Every other package
+// uses the API only and is handed a tracer and a meter.
 //
 // It imports no other package of this module.
 package telemetry
@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,6 +18,7 @@ import (
 	"go.opentelemetry.io/contrib/exporters/autoexport"
 	"go.opentelemetry.io/otel/attribute"
 	otelprom "go.opentelemetry.io/otel/exporters/prometheus"
+	"go.opentelemetry.io/otel/log"
 	"go.opentelemetry.io/otel/metric"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -36,9 +36,13 @@ const ServiceName = "deploy-worker"
 // Options chooses what is recorded.
 type Options struct {
 	Version string
-	// Traces exports spans as the OTEL_* variables say. Without it spans cost
-	// nothing and a request's trace context is passed on unchanged.
+	// Traces exports spans as the OTEL_* variables say. Without it there is no
+	// tracer, and a request's trace context is passed on unchanged.
 	Traces bool
+	// Logs exports log records as the OTEL_* variables say.
+	Logs bool
+	// Spans, if set, is given every span as well, one by one as it ends.
+	Spans sdktrace.SpanExporter
 }
 
 // Telemetry is the set-up. Shutdown flushes it.
@@ -47,6 +51,8 @@ type Telemetry struct {
 	Meters  metric.MeterProvider
 
 	registry *prometheus.Registry
+	tracer   trace.Tracer
+	records  log.LoggerProvider
 	shutdown []func(context.Context) error
 }
 
@@ -68,20 +74,43 @@ func Start(ctx context.Context, o Options) (*Telemetry, error) {
 	meters := sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter), sdkmetric.WithView(buckets), sdkmetric.WithResource(res))
 	t.Meters = meters
 	t.shutdown = append(t.shutdown, meters.Shutdown)
-	if o.Traces {
-		spans, err := autoexport.NewSpanExporter(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("set up the span exporter of OTEL_TRACES_EXPORTER: %w", err)
-		}
-		tracers := sdktrace.NewTracerProvider(sdktrace.WithBatcher(spans), sdktrace.WithResource(res))
-		t.Tracers = tracers
-		t.shutdown = append(t.shutdown, tracers.Shutdown)
+	if err := t.startSpans(ctx, o, res); err != nil {
+		return nil, err
+	}
+	if err := t.startRecords(ctx, o, res); err != nil {
+		return nil, err
 	}
 	return t, nil
 }
 
-// Tracer returns the worker's tracer.
-func (t *Telemetry) Tracer() trace.Tracer { return t.Tracers.Tracer(Scope) }
+// startSpans makes the tracer if anybody is to get its spans. The SDK reads
+// the sampler and the limits from OTEL_* by itself.
+func (t *Telemetry) startSpans(ctx context.Context, o Options, res *resource.Resource) error {
+	use := []sdktrace.TracerProviderOption{sdktrace.WithResource(res)}
+	if o.Spans != nil {
+		use = append(use, sdktrace.WithSyncer(o.Spans))
+	}
+	if o.Traces {
+		spans, err := autoexport.NewSpanExporter(ctx)
+		if err != nil {
+			return fmt.Errorf("set up the span exporter of OTEL_TRACES_EXPORTER: %w", err)
+		}
+		if !autoexport.IsNoneSpanExporter(spans) {
+			use = append(use, sdktrace.WithBatcher(spans))
+		}
+	}
+	if len(use) == 1 {
+		return nil
+	}
+	tracers := sdktrace.NewTracerProvider(use...)
+	t.Tracers, t.tracer = tracers, tracers.Tracer(Scope)
+	t.shutdown = append(t.shutdown, tracers.Shutdown)
+	return nil
+}
+
+// Tracer returns the worker's tracer, nil while nobody gets its spans: whoever
+// makes spans then does not even begin to.
+func (t *Telemetry) Tracer() trace.Tracer { return t.tracer }
 
 // Meter returns the worker's meter.
 func (t *Telemetry) Meter() metric.Meter { return t.Meters.Meter(Scope) }
@@ -102,19 +131,3 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	}
 	return nil
 }
-
-// LogHandler adds trace_id and span_id of the context's span to each line.
-func LogHandler(h slog.Handler) slog.Handler { return traced{h} }
-
-type traced struct{ slog.Handler }
-
-func (t traced) Handle(ctx context.Context, r slog.Record) error {
-	if sc := trace.SpanContextFromContext(ctx); sc.IsValid() {
-		r.AddAttrs(slog.String("trace_id", sc.TraceID().String()), slog.String("span_id", sc.SpanID().String()))
-	}
-	return t.Handler.Handle(ctx, r) //nolint:wrapcheck // a handler passes errors on as they are
-}
-
-func (t traced) WithAttrs(as []slog.Attr) slog.Handler { return traced{t.Handler.WithAttrs(as)} }
-
-func (t traced) WithGroup(name string) slog.Handler { return traced{t.Handler.WithGroup(name)} }

@@ -4,12 +4,18 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/goleak"
 
@@ -57,8 +63,11 @@ func TestMetricsAreServedWithoutAnyVariable(t *testing.T) {
 func TestWithoutTracesTheContextPassesThrough(t *testing.T) {
 	t.Parallel()
 	tel := start(t, telemetry.Options{})
+	if tel.Tracer() != nil {
+		t.Error("there is a tracer although nobody gets its spans")
+	}
 	remote := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: trace.FlagsSampled, Remote: true})
-	_, span := tel.Tracer().Start(trace.ContextWithRemoteSpanContext(t.Context(), remote), "x")
+	_, span := tel.Tracers.Tracer("x").Start(trace.ContextWithRemoteSpanContext(t.Context(), remote), "x")
 	defer span.End()
 	if span.IsRecording() {
 		t.Error("a span is recorded although nobody reads it")
@@ -68,13 +77,102 @@ func TestWithoutTracesTheContextPassesThrough(t *testing.T) {
 	}
 }
 
-func TestTracesAreRecordedWhenAskedFor(t *testing.T) {
+func TestNoneIsNoExporter(t *testing.T) {
 	t.Setenv("OTEL_TRACES_EXPORTER", "none")
-	tel := start(t, telemetry.Options{Traces: true})
+	t.Setenv("OTEL_LOGS_EXPORTER", "none")
+	tel := start(t, telemetry.Options{Traces: true, Logs: true})
+	if tel.Tracer() != nil {
+		t.Error("there is a tracer although nobody gets its spans")
+	}
+	if l := slog.New(slog.DiscardHandler); tel.Log(l) != l {
+		t.Error("log lines are exported to nobody")
+	}
+}
+
+// The standard variables say what is sampled and who the spans are of.
+func TestTheStandardVariables(t *testing.T) {
+	t.Setenv("OTEL_TRACES_SAMPLER", "always_off")
+	spans := tracetest.NewInMemoryExporter()
+	tel := start(t, telemetry.Options{Spans: spans})
 	_, span := tel.Tracer().Start(t.Context(), "x")
-	defer span.End()
-	if !span.SpanContext().IsValid() {
-		t.Error("the span has no identity")
+	span.End()
+	if n := len(spans.GetSpans()); n != 0 {
+		t.Errorf("%d spans in spite of OTEL_TRACES_SAMPLER=always_off", n)
+	}
+
+	t.Setenv("OTEL_TRACES_SAMPLER", "always_on")
+	t.Setenv("OTEL_SERVICE_NAME", "shop-worker")
+	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
+	tel = start(t, telemetry.Options{Version: "1.2.3", Spans: spans})
+	_, span = tel.Tracer().Start(t.Context(), "x")
+	span.End()
+	got := spans.GetSpans()
+	if len(got) != 1 {
+		t.Fatalf("%d spans, want 1", len(got))
+	}
+	for name, want := range map[string]string{"service.name": "shop-worker", "service.version": "1.2.3", "deployment.environment.name": "test"} {
+		if v, _ := got[0].Resource.Set().Value(attribute.Key(name)); v.AsString() != want {
+			t.Errorf("%s is %q, want %q", name, v.AsString(), want)
+		}
+	}
+}
+
+// Log lines are exported beside being written, with the trace that they belong
+// to, from the level on that is written.
+func TestLogsAreExportedWhenAskedFor(t *testing.T) {
+	got := make(chan string, 8)
+	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		got <- r.URL.Path + " " + string(body)
+	}))
+	defer collector.Close()
+	t.Setenv("OTEL_LOGS_EXPORTER", "otlp")
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL)
+	tel, err := telemetry.Start(t.Context(), telemetry.Options{Logs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	log := tel.Log(slog.New(telemetry.LogHandler(slog.NewJSONHandler(&out, nil)))).With("key", "order-1").WithGroup("g")
+	ctx := trace.ContextWithSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{0xab}, SpanID: trace.SpanID{0xcd}}))
+	log.InfoContext(ctx, "request answered")
+	log.DebugContext(ctx, "below the level")
+	if err := tel.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	sent := <-got
+	for _, want := range []string{"/v1/logs ", "request answered", "order-1", "\xab\x00\x00", telemetry.Scope} {
+		if !strings.Contains(sent, want) {
+			t.Errorf("what was exported lacks %q: %q", want, sent)
+		}
+	}
+	if strings.Contains(sent, "below the level") || len(got) > 0 {
+		t.Errorf("more was exported than written: %q", sent)
+	}
+	if n := strings.Count(out.String(), "\n"); n != 1 || !strings.Contains(out.String(), `"trace_id":"ab00`) {
+		t.Errorf("%d lines were written, want 1 with its trace: %s", n, out.String())
+	}
+}
+
+func TestUnknownLogExporterIsAnError(t *testing.T) {
+	t.Setenv("OTEL_LOGS_EXPORTER", "carrier-pigeon")
+	_, err := telemetry.Start(t.Context(), telemetry.Options{Logs: true})
+	if err == nil || !strings.Contains(err.Error(), "OTEL_LOGS_EXPORTER") {
+		t.Errorf("Start = %v, want the variable named", err)
+	}
+}
+
+// An exporter that fails says so in the log, and not with every batch.
+//
+//nolint:paralleltest // the SDK has one place for its errors in a process
+func TestExportErrorsAreLoggedNowAndThen(t *testing.T) {
+	var out bytes.Buffer
+	telemetry.ReportErrors(slog.New(slog.NewJSONHandler(&out, nil)))
+	for range 5 {
+		otel.Handle(errors.New("the collector is away"))
+	}
+	if n := strings.Count(out.String(), "the collector is away"); n != 1 {
+		t.Errorf("%d lines, want 1: %s", n, out.String())
 	}
 }
 

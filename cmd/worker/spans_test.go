@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
+	"github.com/hostup/deploy-worker/internal/provision"
+)
+
+// ledgerOf answers every call with one error.
+type ledgerOf struct{ err error }
+
+func (l ledgerOf) Load(context.Context, string) (*provision.Record, error) { return nil, l.err }
+func (l ledgerOf) Store(context.Context, *provision.Record) error          { return l.err }
+func (l ledgerOf) Intend(context.Context, *provision.Record) error         { return l.err }
+func (l ledgerOf) Release(context.Context, *provision.Record) error        { return l.err }
+func (l ledgerOf) Finished(context.Context, string) (provision.Past, error) {
+	return provision.Past{}, l.err
+}
+
+// Without a tracer the ports stay as they are, and with one a request that was
+// not sampled pays nothing for them.
+//
+//nolint:paralleltest // it counts allocations
+func TestLedgerSpansOfNobodyCostNothing(t *testing.T) {
+	l := ledgerOf{}
+	plain := provision.Ports{Ledger: l, Names: l}
+	if off := withSpans(plain, nil); off != plain {
+		t.Errorf("without a tracer the ports became %v", off)
+	}
+	tracer := sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.NeverSample())).Tracer("")
+	ctx, span := tracer.Start(t.Context(), "process")
+	defer span.End()
+	ports := withSpans(plain, tracer)
+	r := &provision.Record{State: provision.StateCreated}
+	n := testing.AllocsPerRun(100, func() {
+		_, err1 := ports.Ledger.Load(ctx, "k")
+		_, err2 := ports.Names.Finished(ctx, "n")
+		if err := errors.Join(err1, err2, ports.Ledger.Store(ctx, r), ports.Ledger.Intend(ctx, r), ports.Names.Release(ctx, r)); err != nil {
+			t.Error(err)
+		}
+	})
+	if n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// What goes wrong in the ledger is on its span, in one word.
+func TestLedgerSpansOfErrors(t *testing.T) {
+	t.Parallel()
+	got := make(map[string]string)
+	for _, err := range []error{
+		provision.ErrConflict, &provision.NameTakenError{Owner: "o"}, fmt.Errorf("store: %w", context.DeadlineExceeded), nats.ErrTimeout, context.Canceled, errors.New("disk full"),
+	} {
+		spans := tracetest.NewInMemoryExporter()
+		tracer := sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans)).Tracer("")
+		ctx, span := tracer.Start(t.Context(), "process")
+		if have := withSpans(provision.Ports{Ledger: ledgerOf{err}, Names: ledgerOf{err}}, tracer).Ledger.Store(ctx, &provision.Record{}); !errors.Is(have, err) {
+			t.Errorf("the error became %v", have)
+		}
+		span.End()
+		got[err.Error()] = attr(spans.GetSpans()[0], "error.type")
+	}
+	want := map[string]string{
+		provision.ErrConflict.Error(): "conflict", (&provision.NameTakenError{Owner: "o"}).Error(): "name_taken",
+		"store: context deadline exceeded": "timeout", nats.ErrTimeout.Error(): "timeout", "context canceled": "canceled", "disk full": "_OTHER",
+	}
+	if diff := gocmp.Diff(want, got); diff != "" {
+		t.Errorf("error.type (-want +got):\n%s", diff)
+	}
+}
+
+// Nothing is exported unless a variable asks for it: the exporters' own default
+// would be a collector on this machine.
+func TestExports(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		env          map[string]string
+		traces, logs bool
+	}{
+		{nil, false, false},
+		{map[string]string{"OTEL_SERVICE_NAME": "w", "OTEL_TRACES_SAMPLER": "always_on", "OTEL_TRACES_EXPORTER": ""}, false, false},
+		{map[string]string{"OTEL_TRACES_EXPORTER": "otlp"}, true, false},
+		{map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}, true, false},
+		{map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector:4318/v1/traces"}, true, false},
+		{map[string]string{"OTEL_LOGS_EXPORTER": "otlp"}, false, true},
+		{map[string]string{"OTEL_LOGS_EXPORTER": "otlp", "OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "TRUE"}, false, false},
+	} {
+		traces, logs := exports(func(name string) (string, bool) { v, ok := c.env[name]; return v, ok })
+		if traces != c.traces || logs != c.logs {
+			t.Errorf("%v: traces %v, logs %v; want %v, %v", c.env, traces, logs, c.traces, c.logs)
+		}
+	}
+}

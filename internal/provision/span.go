@@ -39,8 +39,7 @@ func (p *Provisioner) begin(ctx context.Context, name string) (context.Context, 
 	if p.tracer == nil || !trace.SpanContextFromContext(ctx).IsSampled() {
 		return ctx, noSpan
 	}
-	ctx, span := p.tracer.Start(ctx, name)
-	return ctx, span
+	return p.tracer.Start(ctx, name)
 }
 
 // endAdmission says what admission came to. After the span was ended for a

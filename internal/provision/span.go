@@ -39,7 +39,7 @@ func (p *Provisioner) begin(ctx context.Context, name string) (context.Context, 
 	if p.tracer == nil || !trace.SpanContextFromContext(ctx).IsSampled() {
 		return ctx, noSpan
 	}
-	return p.tracer.Start(ctx, name)
+	return p.tracer.Start(ctx, name) //nolint:spancheck // who asked for it ends it
 }
 
 // endAdmission says what admission came to. After the span was ended for a

@@ -181,6 +181,12 @@ func drawPlan(seed uint64, round int, allowHeld bool) *plan {
 	p.drawOrders(rng)
 	if o := &p.orders[0]; !allowHeld && !o.twin && (p.holds() || rng.IntN(20) == 0) {
 		o.ambiguous, o.namesake, o.deadline = true, "indistinguishable", 8*time.Second
+		if p.holds() {
+			// Both servers are to be there at the first look: of one alone it would
+			// take the namesake for its own.
+			o.kind, p.lag = "created-then-cut", 0
+			o.fault = pick(rng, faults[o.kind]...)
+		}
 	}
 	p.drawRules(rng)
 	if rng.IntN(7) == 0 {
@@ -239,7 +245,7 @@ func (p *plan) drawWorkers(rng *rand.Rand) {
 			// comes after.
 			left := arming(rng, strike{"release.before", "kill", 1})
 			runs = []string{left + "," + main, left + "," + main, main, main}
-		case p.about("brake"), p.about("bury"):
+		case p.about("brake"), p.about("bury"), p.holds():
 			// Reached late, or once: by whichever process is there then.
 			runs = []string{runs[0], main, main}
 		}

@@ -42,11 +42,14 @@ COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
+# With REQUIRE_BROWSER=1 a machine without a browser fails `make report-check`.
+REQUIRE_BROWSER ?=
+
 # `make fleet` runs all scenarios, or those of SCENARIO, separated by commas.
 SCENARIO ?= all
 
 # All of what CI runs, in this order: what fails fast comes first.
-CHECKS := tools tidy-check vet lint proto-check generate-check deploy-check build test crash-short fleet-short test-container cluster-short fuzz demo
+CHECKS := tools tidy-check vet lint proto-check generate-check deploy-check build test crash-short fleet-short test-container cluster-short fuzz demo report-check
 
 # Sums over the files that git knows or would add, to see what a command changed.
 TREE := git ls-files -z --cached --others --exclude-standard | sort -zu | xargs -0 sha256sum 2>/dev/null || true
@@ -139,6 +142,14 @@ cluster: ## Cut off, kill, pause and restart the nodes of a NATS cluster in cont
 .PHONY: cluster-short
 cluster-short: ## Kill a leader, cut off a node and stop two of three, once each
 	go test -v -count=1 -timeout=0 ./internal/crash -cluster -short $(CLUSTER_FLAGS)
+
+.PHONY: report-check
+report-check: build ## Open the demo's report in headless Chromium; skips where there is none
+	go vet -tags browser ./internal/runreport
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
+	bin/worker demo --report "$$dir/report.html" >"$$dir/said" 2>&1 || { cat "$$dir/said"; exit 1; }; \
+	go test -tags browser -v -count=1 -run '^TestBrowser$$' ./internal/runreport -page="$$dir/report.html" \
+		$(if $(filter 1,$(REQUIRE_BROWSER)),-require)
 
 .PHONY: lint
 lint: tools ## Run golangci-lint, gofumpt and gci among others

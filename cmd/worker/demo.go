@@ -2,12 +2,17 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/hostup/deploy-worker/internal/broker"
 	"github.com/hostup/deploy-worker/internal/events"
@@ -20,6 +25,9 @@ type demoCmd struct {
 	Requests int           `name:"requests" env:"WORKER_DEMO_REQUESTS" default:"24" help:"How many plain orders to place beside the difficult ones."`
 	Timeout  time.Duration `name:"timeout" env:"WORKER_DEMO_TIMEOUT" default:"2m" help:"Give up after this time."`
 	Verbose  bool          `name:"verbose" short:"v" env:"WORKER_DEMO_VERBOSE" help:"Show the worker's own log."`
+
+	Report    string `name:"report" env:"WORKER_DEMO_REPORT" placeholder:"FILE" help:"Write a page about the run to this HTML file: every order's timeline, latencies, gate, limits, bill. It needs no network and runs no script."`
+	TraceFile string `name:"trace-file" env:"WORKER_DEMO_TRACE_FILE" placeholder:"FILE" help:"Write the spans of the run to this file, as OTLP JSON lines."`
 }
 
 // Help is printed below the flags' summary.
@@ -28,10 +36,15 @@ func (*demoCmd) Help() string {
   worker demo                   40 orders in some seconds
   worker demo --requests 500    more of them
   worker demo -v                with the worker's own log
+  worker demo --report out.html --trace-file spans.jsonl
 
 Starts NATS with JetStream on disk, the simulated HostUp API and the worker in one process, places
 orders (some twice, some invalid, some throttled, some whose answer gets lost), and compares every
-outcome with the one it should have. Exit code 0 when all are right. Nothing leaves this machine.`
+outcome with the one it should have. Exit code 0 when all are right. Nothing leaves this machine.
+
+The report is one file that a browser opens without a network. The spans are one JSON object a line, as
+OpenTelemetry's file exporter writes them: Jaeger opens the file, a collector reads it, jq shows it:
+  jq -r '.resourceSpans[].scopeSpans[].spans[] | [.traceId, .name] | @tsv' spans.jsonl`
 }
 
 // demoSettings are the worker's settings for a show: short pauses, no ports of
@@ -55,41 +68,76 @@ func demoSettings() workerSettings {
 }
 
 // Run shows the main job.
-func (c *demoCmd) Run(ctx context.Context, t *terminal) error {
+func (c *demoCmd) Run(ctx context.Context, t *terminal) (err error) {
+	var page *wholeFile
+	if c.Report != "" {
+		if page, err = createWhole("--report", c.Report); err != nil {
+			return usageError{err}
+		}
+		defer page.discard()
+	}
+	spans, err := createSpanFile(c.TraceFile)
+	if err != nil {
+		return usageError{err}
+	}
+	defer func() { err = errors.Join(err, spans.close()) }()
 	s := demoSettings()
 	dev, err := startDev(ctx, &s, "")
 	if err != nil {
 		return err
 	}
 	defer dev.stop()
-	if err := dev.sim.Update(func(cfg *simulator.Config) {
-		cfg.Latency = 20 * time.Millisecond
-		cfg.Limits.StorageGB = demoStorage(c.Requests)
-	}); err != nil {
-		return fmt.Errorf("set up the simulated account: %w", err)
+	limits, err := demoAccount(dev.sim, c.Requests)
+	if err != nil {
+		return err
 	}
-	if _, err := dev.sim.Plant(simulator.VPS{
-		Name: demoNamesake, Resources: simulator.Resources{CPUCores: demoCores, MemoryGB: demoMemory, StorageGB: demoDisk},
-		Region: "stockholm", IsPayg: true, CreatedAt: time.Now(),
-	}); err != nil {
-		return fmt.Errorf("make a namesake: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	bounded, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	log := slog.New(slog.DiscardHandler)
 	if c.Verbose {
 		log = s.logger(t.err)
 	}
-	show := newShow(t.err, demoOrders(c.Requests))
-	if err := c.perform(ctx, s, log, show); err != nil {
-		return err
+	show, saw := newShow(t.err, demoOrders(c.Requests)), &witness{}
+	unfinished := c.perform(bounded, s, log, show, saw, spans)
+	faults := show.faults(dev.sim)
+	if page != nil && saw.records != nil && ctx.Err() == nil {
+		told := faults
+		if unfinished != nil {
+			told = append([]string{unfinished.Error()}, faults...)
+		}
+		if err := show.writeReport(page, saw, dev.sim, limits, told); err != nil {
+			return errors.Join(unfinished, err)
+		}
+		_, _ = fmt.Fprintf(t.err, "the report is in %s\n", c.Report)
 	}
-	return show.report(t.out, dev.sim)
+	if unfinished != nil {
+		return unfinished
+	}
+	return show.report(t.out, dev.sim, faults)
+}
+
+// demoAccount sets the simulated account up, with room for all but the order
+// that is too large, and a server that looks like one of those ordered.
+func demoAccount(sim *simulator.Server, plain int) (limits simulator.Limits, err error) {
+	if err := sim.Update(func(cfg *simulator.Config) {
+		cfg.Latency = 20 * time.Millisecond
+		cfg.Limits = demoLimits(cfg.Limits, plain)
+		limits = cfg.Limits
+	}); err != nil {
+		return limits, fmt.Errorf("set up the simulated account: %w", err)
+	}
+	if _, err := sim.Plant(simulator.VPS{
+		Name: demoNamesake, Resources: simulator.Resources{CPUCores: demoCores, MemoryGB: demoMemory, StorageGB: demoDisk},
+		Region: "stockholm", IsPayg: true, CreatedAt: time.Now(),
+	}); err != nil {
+		return limits, fmt.Errorf("make a namesake: %w", err)
+	}
+	return limits, nil
 }
 
 // perform runs a worker of its own beside the show.
-func (c *demoCmd) perform(ctx context.Context, s workerSettings, log *slog.Logger, show *show) error {
-	tel, err := telemetry.Start(ctx, telemetry.Options{Version: version})
+func (c *demoCmd) perform(ctx context.Context, s workerSettings, log *slog.Logger, show *show, saw *witness, spans *spanFile) error {
+	tel, err := telemetry.Start(ctx, spans.into(telemetry.Options{Version: version}))
 	if err != nil {
 		return err
 	}
@@ -106,14 +154,18 @@ func (c *demoCmd) perform(ctx context.Context, s workerSettings, log *slog.Logge
 		return err
 	}
 	working, stopWork := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- e.run(working) }()
+	var beside errgroup.Group
+	beside.Go(func() error { return e.run(working) })
+	beside.Go(func() error { saw.watch(working, e.book); return nil })
+	show.tracer = tel.Tracers.Tracer(telemetry.Scope)
 	err = show.play(ctx, s, js)
 	stopWork()
-	if ended := <-ended; err == nil {
+	if ended := beside.Wait(); err == nil {
 		err = ended
 	}
-	return err
+	rest, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+	defer cancel()
+	return errors.Join(err, saw.gather(rest, js, e.book, s.DeadStream), tel.Shutdown(rest))
 }
 
 // play places the orders and follows the outcomes until all are there.
@@ -144,7 +196,7 @@ func (w *show) play(ctx context.Context, s workerSettings, js jetstream.JetStrea
 			if o.late != late {
 				continue
 			}
-			if err := o.place(ctx, js, s.topology().RequestSubject()); err != nil {
+			if err := o.place(ctx, js, s.topology().RequestSubject(), w.tracer); err != nil {
 				return err
 			}
 			w.draw()
@@ -189,9 +241,18 @@ func (w *show) follow(ctx context.Context, s workerSettings, js jetstream.JetStr
 	}
 }
 
-// place publishes an order as often as it says.
-func (o *demoOrder) place(ctx context.Context, js jetstream.JetStream, subject string) error {
+// place publishes an order as often as it says, as an ordering system that
+// traces what it does.
+func (o *demoOrder) place(ctx context.Context, js jetstream.JetStream, subject string, tracer trace.Tracer) error {
 	o.placedAt = time.Now()
+	ctx, span := tracer.Start(ctx, "send "+subject, trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(
+		semconv.MessagingSystemKey.String("nats"), semconv.MessagingOperationName("send"), semconv.MessagingOperationTypeSend,
+		semconv.MessagingDestinationName(subject), semconv.MessagingMessageConversationID(o.key),
+	))
+	defer span.End()
+	if span.IsRecording() {
+		o.trace = span.SpanContext().TraceID().String()
+	}
 	for range max(o.times, 1) {
 		m := nats.NewMsg(subject)
 		m.Data = o.body
@@ -205,9 +266,12 @@ func (o *demoOrder) place(ctx context.Context, js jetstream.JetStream, subject s
 		for name, value := range o.header {
 			m.Header.Set(name, value)
 		}
-		if _, err := js.PublishMsg(ctx, m); err != nil {
+		propagation.TraceContext{}.Inject(ctx, events.Carrier(m.Header))
+		stored, err := js.PublishMsg(ctx, m)
+		if err != nil {
 			return fmt.Errorf("place %s: %w", o.key, err)
 		}
+		o.sequence = stored.Sequence
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/hostup/deploy-worker/internal/provision"
+	"github.com/hostup/deploy-worker/internal/simulator"
 )
 
 // demoOrder is one order of the demo and what has to come of it.
@@ -28,6 +29,10 @@ type demoOrder struct {
 	adopted bool
 
 	placedAt time.Time
+	// sequence is its message's, the last one's of several; trace is the id of
+	// its trace, if spans are written.
+	sequence uint64
+	trace    string
 	events   []provision.Event
 	took     time.Duration
 }
@@ -43,9 +48,16 @@ const (
 // else makes a server of the same name and size.
 const demoNamesake = "fault-cut-after-x1-h"
 
-// demoStorage is the account's storage limit: room for every order but the
-// one that is too large.
-func demoStorage(plain int) int { return (plain + 16) * demoDisk }
+// demoLimits are the account's: in every dimension room for every order but
+// the one that is too large, whose storage is.
+func demoLimits(have simulator.Limits, plain int) simulator.Limits {
+	servers := plain + 16
+	have.Instances = max(have.Instances, servers)
+	have.CPUCores = max(have.CPUCores, servers*demoCores)
+	have.MemoryGB = max(have.MemoryGB, servers*demoMemory)
+	have.StorageGB = servers * demoDisk
+	return have
+}
 
 // demoOrders is the program of the demo.
 func demoOrders(plain int) []*demoOrder {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/hostup/deploy-worker/internal/provision"
 	"github.com/hostup/deploy-worker/internal/simulator"
@@ -25,6 +26,7 @@ type show struct {
 	started  time.Time
 	ended    time.Time
 	messages int
+	tracer   trace.Tracer
 }
 
 func newShow(err io.Writer, orders []*demoOrder) *show {
@@ -163,20 +165,44 @@ func (o *demoOrder) judge() (outcome, detail string, right bool) {
 // errDemo is the end of a demo that showed something wrong.
 var errDemo = errors.New("the demo did not end as it should; see the lines marked WRONG")
 
+// faults are what is not as it should be, in sentences: outcomes, what the
+// simulated account's invoices say of them, dead letters.
+func (w *show) faults(sim *simulator.Server) []string {
+	perName := make(map[string]int)
+	for _, inv := range sim.Invoices() {
+		perName[inv.Name]++
+	}
+	var all []string
+	say := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
+	for _, o := range w.orders {
+		if outcome, detail, right := o.judge(); !right {
+			say("%s (%s) ended with %s: %s", o.key, o.about, outcome, detail)
+		}
+		switch bought := perName[o.request.Name]; {
+		case bought > 1 && !o.rejected():
+			say("%s (%s) was bought %d times", o.key, o.request.Name, bought)
+		case bought == 0 && o.kind == provision.KindProvisioning:
+			say("%s (%s) is on no invoice", o.key, o.request.Name)
+		}
+	}
+	if w.dead != w.wantDead() || len(w.strays) > 0 {
+		say("%d dead letters instead of %d, %d events that answer nothing", w.dead, w.wantDead(), len(w.strays))
+	}
+	return all
+}
+
 // report prints the table and what the simulated account was billed, and
 // fails when anything is not as it should be.
-func (w *show) report(out io.Writer, sim *simulator.Server) error {
+func (w *show) report(out io.Writer, sim *simulator.Server, faults []string) error {
 	tab := table.NewWriter()
 	tab.SetOutputMirror(out)
 	tab.SetStyle(table.StyleRounded)
 	tab.AppendHeader(table.Row{"KEY", "ORDER", "OUTCOME", "SERVER OR REASON", "CALLS", "TOOK", ""})
-	wrong := 0
 	for _, o := range w.orders {
 		outcome, detail, right := o.judge()
 		mark := "ok"
 		if !right {
 			mark = "WRONG"
-			wrong++
 		}
 		calls := ""
 		if len(o.events) > 0 && o.kind != provision.KindHeld {
@@ -185,49 +211,38 @@ func (w *show) report(out io.Writer, sim *simulator.Server) error {
 		tab.AppendRow(table.Row{o.key, o.about, outcome, detail, calls, o.took.Round(time.Millisecond), mark})
 	}
 	tab.Render()
-	wrong += w.reportMoney(out, sim)
-	if w.dead != w.wantDead() || len(w.strays) > 0 {
-		wrong++
-		_, _ = fmt.Fprintf(out, "WRONG: %d dead letters instead of %d, %d events that answer nothing\n", w.dead, w.wantDead(), len(w.strays))
+	w.reportMoney(out, sim)
+	for _, fault := range faults {
+		_, _ = fmt.Fprintf(out, "WRONG: %s\n", fault)
 	}
-	if wrong > 0 {
+	if len(faults) > 0 {
 		return errDemo
 	}
-	_, _ = fmt.Fprintf(out, "%d messages, %d orders, every outcome as it should be, in %.1f s\n", w.messages, len(w.orders), w.ended.Sub(w.started).Seconds())
+	_, _ = fmt.Fprintf(out, "%d messages, %d orders, no order was bought twice, every outcome as it should be, in %.1f s\n", w.messages, len(w.orders), w.ended.Sub(w.started).Seconds())
 	return nil
 }
 
 // reportMoney lets the simulator's invoices speak: they do not depend on what
 // the worker was told.
-func (w *show) reportMoney(out io.Writer, sim *simulator.Server) (wrong int) {
+func (w *show) reportMoney(out io.Writer, sim *simulator.Server) {
 	perName := make(map[string]int)
 	perHour, currency := 0.0, ""
-	for _, inv := range sim.Invoices() {
+	invoices := sim.Invoices()
+	for _, inv := range invoices {
 		perName[inv.Name]++
 		perHour += inv.PricePerHour
 		currency = inv.CurrencyCode
 	}
 	announced, held := 0, 0
 	for _, o := range w.orders {
-		bought := perName[o.request.Name]
-		switch {
-		case bought > 1:
-			wrong++
-			_, _ = fmt.Fprintf(out, "WRONG: %s was bought %d times\n", o.request.Name, bought)
-		case o.kind == provision.KindProvisioning:
-			announced += bought
-			if bought != 1 {
-				wrong++
-			}
-		case o.kind == provision.KindHeld:
-			held += bought
+		switch o.kind {
+		case provision.KindProvisioning:
+			announced += perName[o.request.Name]
+		case provision.KindHeld:
+			held += perName[o.request.Name]
+		case provision.KindFailed:
 		}
 	}
-	verdict := "no order was bought twice"
-	if wrong > 0 {
-		verdict = "which is WRONG"
-	}
-	_, _ = fmt.Fprintf(out, "billed by the simulated account: %d servers (%d announced, %d behind a held order), %.2f %s per hour, in %d create calls; %s\n",
-		len(sim.Invoices()), announced, held, perHour, currency, len(sim.Creates()), verdict)
-	return wrong
+	_, _ = fmt.Fprintf(out, "billed by the simulated account: %d servers (%d announced, %d behind a held order), %.2f %s per hour, in %d create calls\n",
+		len(invoices), announced, held, perHour, currency, len(sim.Creates()))
 }

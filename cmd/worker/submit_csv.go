@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -79,47 +78,14 @@ func orderCells(r batch.Row) []string {
 	return []string{q.Key, q.Name, number(q.CPUCores), number(q.MemoryGB), number(q.StorageGB), q.Region, metadata, deadline}
 }
 
-// csvFile is a file that takes the place of its path when it is complete.
-type csvFile struct {
-	path string
-	file *os.File
-}
-
 // createCSV makes sure that the result can be written before anything is sent.
-func createCSV(path string, input *batch.Input) (*csvFile, error) {
+func createCSV(path string, input *batch.Input) (*wholeFile, error) {
 	if there, err := os.Stat(path); err == nil {
-		if !there.Mode().IsRegular() {
-			return nil, fmt.Errorf("--csv-out: %s is no file", path)
-		}
 		if f := input.File(); f != nil {
 			if read, err := f.Stat(); err == nil && os.SameFile(read, there) {
 				return nil, fmt.Errorf("--csv-out: %s is the file that the orders are read from", path)
 			}
 		}
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return nil, fmt.Errorf("--csv-out: %w", err)
-	}
-	return &csvFile{path: path, file: f}, nil
-}
-
-// keep puts the file in its place.
-func (c *csvFile) keep() error {
-	name := c.file.Name()
-	err := c.file.Chmod(0o644)
-	err = errors.Join(err, c.file.Close())
-	c.file = nil
-	if err == nil {
-		err = os.Rename(name, c.path)
-	}
-	return err
-}
-
-// discard removes what was not kept.
-func (c *csvFile) discard() {
-	if c.file != nil {
-		_ = c.file.Close()
-		_ = os.Remove(c.file.Name())
-	}
+	return createWhole("--csv-out", path)
 }

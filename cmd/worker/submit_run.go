@@ -32,7 +32,7 @@ type submission struct {
 
 	js      jetstream.JetStream
 	denials *denials
-	csvOut  *csvFile // nil for none
+	csvOut  *wholeFile // nil for none
 	// lookErr is why the ledger cannot be read; it is written by the looks and
 	// read after them.
 	lookErr error

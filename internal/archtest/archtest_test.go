@@ -210,6 +210,14 @@ func bans() []ban {
 			"the screen is fed through functions, so that every screen can be tested without an API",
 		},
 		{
+			"internal/runreport", "other packages of the module", within(module),
+			"the report is a pure function of its own values, so that every page can be tested without a run",
+		},
+		{
+			"internal/runreport", "net/http", within("net/http"),
+			"the report is a pure function, and its page needs no network",
+		},
+		{
 			"internal/batch", "nats.go and nats-server", within("github.com/nats-io"),
 			"it reads files and keeps count; cmd/worker sends what it reads",
 		},

@@ -11,6 +11,12 @@ MAKEFLAGS += --no-print-directory
 BUF_VERSION := v1.75.0
 GOLANGCI_LINT_VERSION := v2.15.0
 
+# Only for `make deploy-check-k8s`: together they take minutes to build.
+HELM_VERSION := v3.22.0
+KUBECTL_VALIDATE_VERSION := v0.0.4
+KUBE_SCORE_VERSION := v1.20.0
+KUSTOMIZE_VERSION := v5.8.1
+
 # testcontainers would otherwise take a container it runs in for its host, and
 # want an image that is only to be had from a registry.
 export TESTCONTAINERS_HOST_OVERRIDE ?= 127.0.0.1
@@ -60,7 +66,7 @@ TREE := git ls-files -z --cached --others --exclude-standard | sort -zu | xargs 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z][a-z-]*:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+		/^[a-z][a-z0-9-]*:.*## / { printf "  %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: build ## Build the worker and watch it deploy a batch against simulated services
@@ -80,6 +86,10 @@ build: ## Build bin/worker, static and without paths of this machine
 generate: tools ## Regenerate everything that is generated
 	.bin/buf generate
 	go generate ./...
+
+.PHONY: deploy-render
+deploy-render: ## Render the Kustomize files from the Helm chart, and give it the alert rules
+	cd deploy/charttest && go test -count=1 -run Rendered . -update
 
 .PHONY: fmt
 fmt: tools ## Format Go and proto files, and mend what the linters can mend
@@ -182,6 +192,20 @@ deploy-check: ## Check the alert rules, the dashboard, the runbook and the compo
 	$(PROMTOOL) test rules deploy/prometheus/rules_test.yaml
 	cd deploy/deploytest && go mod tidy -diff && go vet ./... && go test -count=1 ./...
 
+.PHONY: deploy-check-k8s
+deploy-check-k8s: deploy-check-k8s-tests k8s-tools ## Check chart and Kustomize files, also with helm, kubectl-validate, kube-score and kustomize
+	cd deploy/charttest && go vet ./...
+	go test -count=1 -run '^Test(Pod|NACK|Chart)' ./cmd/worker
+	deploy/charttest/check.sh
+
+.PHONY: deploy-check-k8s-short
+deploy-check-k8s-short: deploy-check-k8s-tests ## Check chart and Kustomize files with the libraries of Helm, Kustomize and Kubernetes
+	@echo "NOT RUN here: kubectl-validate, kube-score and the programs helm and kustomize (make deploy-check-k8s), and the pod and NACK's objects beside the worker (make test)"
+
+.PHONY: deploy-check-k8s-tests
+deploy-check-k8s-tests:
+	cd deploy/charttest && go mod tidy -diff && go test -count=1 ./...
+
 .PHONY: generate-check
 generate-check: tools ## Check that regenerating changes nothing
 	@before=$$($(TREE)); $(MAKE) generate; after=$$($(TREE)); \
@@ -197,6 +221,21 @@ tools: .bin/buf@$(BUF_VERSION) .bin/golangci-lint@$(GOLANGCI_LINT_VERSION) ## Bu
 
 .bin/golangci-lint@%:
 	$(call install,golangci-lint,github.com/golangci/golangci-lint/v2,/cmd/golangci-lint,$*)
+
+.PHONY: k8s-tools
+k8s-tools: .bin/helm@$(HELM_VERSION) .bin/kubectl-validate@$(KUBECTL_VALIDATE_VERSION) .bin/kube-score@$(KUBE_SCORE_VERSION) .bin/kustomize@$(KUSTOMIZE_VERSION)
+
+.bin/helm@%:
+	$(call install,helm,helm.sh/helm/v3,/cmd/helm,$*)
+
+.bin/kubectl-validate@%:
+	$(call install,kubectl-validate,sigs.k8s.io/kubectl-validate,,$*)
+
+.bin/kube-score@%:
+	$(call install,kube-score,github.com/zegl/kube-score,/cmd/kube-score,$*)
+
+.bin/kustomize@%:
+	$(call install,kustomize,sigs.k8s.io/kustomize/kustomize/v5,,$*)
 
 # install NAME MODULE PACKAGE VERSION. The stamp carries the version, so another
 # one is installed as soon as it is named above; a binary that already is that

@@ -156,7 +156,7 @@ func (c *demoCmd) perform(ctx context.Context, s workerSettings, log *slog.Logge
 	working, stopWork := context.WithCancel(ctx)
 	var beside errgroup.Group
 	beside.Go(func() error { return e.run(working) })
-	beside.Go(func() error { saw.watch(working, e.book); return nil })
+	beside.Go(func() error { saw.watch(working, e.book, log); return nil })
 	show.tracer = tel.Tracers.Tracer(telemetry.Scope)
 	err = show.play(ctx, s, js)
 	stopWork()
@@ -165,7 +165,11 @@ func (c *demoCmd) perform(ctx context.Context, s workerSettings, log *slog.Logge
 	}
 	rest, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 	defer cancel()
-	return errors.Join(err, saw.gather(rest, js, e.book, s.DeadStream), tel.Shutdown(rest))
+	err = errors.Join(err, tel.Shutdown(rest))
+	if c.Report != "" {
+		err = errors.Join(err, saw.gather(rest, js, e.book, s.DeadStream))
+	}
+	return err
 }
 
 // play places the orders and follows the outcomes until all are there.

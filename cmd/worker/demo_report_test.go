@@ -256,6 +256,29 @@ func TestClosures(t *testing.T) {
 	}
 }
 
+// The account has room for all that is to be bought, however much that is, and
+// none for the order that is too large.
+func TestDemoHasRoom(t *testing.T) {
+	t.Parallel()
+
+	for _, plain := range []int{0, 24, 500} {
+		limits := demoLimits(simulator.Limits{CPUCores: 256, MemoryGB: 1024, StorageGB: 20_000, Instances: 100}, plain)
+		left := limits
+		left.StorageGB -= demoDisk // the namesake's
+		for _, o := range demoOrders(plain) {
+			if o.kind == provision.KindProvisioning || o.kind == provision.KindHeld {
+				left.CPUCores -= int(o.request.CPUCores)
+				left.MemoryGB -= int(o.request.MemoryGB)
+				left.StorageGB -= int(o.request.StorageGB)
+				left.Instances--
+			}
+		}
+		if min(left.CPUCores, left.MemoryGB, left.StorageGB, left.Instances) < 1 || limits.StorageGB-plain*demoDisk >= 2000 {
+			t.Errorf("with %d plain orders %+v of %+v are left", plain, left, limits)
+		}
+	}
+}
+
 // The demo says what is wrong, whatever it is.
 func TestDemoFaults(t *testing.T) {
 	t.Parallel()

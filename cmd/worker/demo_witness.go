@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -16,9 +17,8 @@ import (
 // witness is what the report knows beside what the show has seen: the gate as
 // it was, the ledger and the dead letters as they are at the end.
 type witness struct {
-	mu     sync.Mutex
-	gate   []gateRow
-	broken error
+	mu   sync.Mutex
+	gate []gateRow
 
 	records map[string]*provision.Record
 	// letters are the dead letters by the sequence of their request.
@@ -32,11 +32,9 @@ type gateRow struct {
 }
 
 // watch takes down how the gate changes, until ctx ends.
-func (w *witness) watch(ctx context.Context, book *ledger.Ledger) {
+func (w *witness) watch(ctx context.Context, book *ledger.Ledger, log *slog.Logger) {
 	broken := func(err error) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.broken = err
+		log.WarnContext(ctx, "the gate could not be followed; the report may lack a change of it", "error", err)
 	}
 	book.Watch(ctx, ledger.Watch{Broken: broken, Control: ledger.OnControl(func(g admission.Gate) {
 		w.mu.Lock()

@@ -1,6 +1,7 @@
 package charttest
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -66,6 +67,23 @@ func TestWrongValuesAreRefused(t *testing.T) {
 				t.Errorf("%v: the message does not say %q:\n%v", c.told, c.want, err)
 			}
 		})
+	}
+}
+
+// The set of everything has each variable that `config` takes: the worker's own
+// tests then try whether it takes what the schema lets pass.
+func TestEverythingHasEachVariable(t *testing.T) {
+	t.Parallel()
+	var schema map[string]any
+	if err := json.Unmarshal([]byte(read(t, chartDir+"/values.schema.json")), &schema); err != nil {
+		t.Fatal(err)
+	}
+	taken := at(schema, "properties", "config", "properties").(map[string]any)
+	told := at(valueSets(t)["everything"], "config").(map[string]any)
+	for variable := range taken {
+		if _, ok := told[variable]; !ok {
+			t.Errorf("testdata/values/everything.yaml lacks %s: add it to config, and run `make deploy-render`", variable)
+		}
 	}
 }
 

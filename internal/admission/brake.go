@@ -21,6 +21,9 @@ type Brake struct {
 
 	// Revision is the ledger's.
 	Revision uint64 `json:"-"`
+
+	// Newer is what a newer version wrote beside this; the ledger writes it back.
+	Newer string `json:"-"`
 }
 
 // Set puts the brake on. A brake that is on already keeps its first reason,
@@ -94,12 +97,18 @@ type Spend struct {
 	Since time.Time `json:"since,omitzero"`
 	// Revision is the ledger's.
 	Revision uint64 `json:"-"`
+
+	// Newer is what a newer version wrote beside this; the ledger writes it back.
+	Newer string `json:"-"`
 }
 
 // Bucket is the sum of one span.
 type Bucket struct {
 	From time.Time `json:"from"`
 	Sum  float64   `json:"sum"`
+
+	// Newer is what a newer version wrote beside this; the ledger writes it back.
+	Newer string `json:"-"`
 }
 
 const (
@@ -156,7 +165,7 @@ func (s Spend) Within(now time.Time) (creates, cost float64) {
 }
 
 // Anew starts the counts anew: a person has decided that the fleet goes on.
-func (Spend) Anew(now time.Time) Spend { return Spend{Since: now} }
+func (s Spend) Anew(now time.Time) Spend { return Spend{Since: now, Newer: s.Newer} }
 
 // add adds to the bucket of a moment and drops those that are too old for it.
 func add(buckets []Bucket, at time.Time, span, width time.Duration, by float64) []Bucket {

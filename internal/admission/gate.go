@@ -42,6 +42,9 @@ type Gate struct {
 
 	// Revision is the ledger's.
 	Revision uint64 `json:"-"`
+
+	// Newer is what a newer version wrote beside this; the ledger writes it back.
+	Newer string `json:"-"`
 }
 
 // Phase is the state of a gate.

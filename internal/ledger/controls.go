@@ -53,7 +53,7 @@ func update[T any](ctx context.Context, l *Ledger, key string, change func(T) (T
 			return stored, fmt.Errorf("read %s: %w", key, err)
 		}
 		if !c.absent() {
-			if err := json.Unmarshal(c.data, &stored); err != nil {
+			if stored, err = decode[T](c.data); err != nil {
 				return stored, fmt.Errorf("decode %s: %w", key, err)
 			}
 		}
@@ -62,7 +62,7 @@ func update[T any](ctx context.Context, l *Ledger, key string, change func(T) (T
 		if !changed {
 			return stored, nil
 		}
-		data, err := json.Marshal(next)
+		data, err := encode(next)
 		if err != nil {
 			return stored, fmt.Errorf("encode %s: %w", key, err)
 		}

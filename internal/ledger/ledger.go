@@ -7,9 +7,7 @@
 package ledger
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -117,8 +115,8 @@ func (l *Ledger) load(ctx context.Context, hash string) (*provision.Record, erro
 	if err != nil || c.absent() {
 		return nil, err
 	}
-	var r provision.Record
-	if err := json.Unmarshal(c.data, &r); err != nil {
+	r, err := decode[provision.Record](c.data)
+	if err != nil {
 		return nil, fmt.Errorf("decode revision %d: %w", c.revision, err)
 	}
 	r.Revision = c.revision
@@ -155,18 +153,6 @@ func (l *Ledger) startRecord(ctx context.Context, r *provision.Record) (func() e
 		r.Revision = revision
 		return nil
 	}, nil
-}
-
-// encode writes JSON without escaping for HTML: problem documents inside come
-// back as they were, but for white space between members.
-func encode(v any) ([]byte, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return nil, err
-	}
-	return bytes.TrimRight(b.Bytes(), "\n"), nil
 }
 
 // Intend implements provision.Ledger. The row must be stored after the intent:

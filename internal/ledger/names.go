@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -29,11 +28,14 @@ type row struct {
 	// Forgotten is when the newest server was finished that is not among them
 	// any more; zero when all are.
 	Forgotten time.Time `json:"forgotten,omitzero"`
+
+	Newer string `json:"-"` // see encode
 }
 
 type finished struct {
 	VPSID string    `json:"vpsId"`
 	At    time.Time `json:"at"`
+	Newer string    `json:"-"` // see encode
 }
 
 // maxFinished bounds a row. A name that is used this often in a short time can
@@ -55,7 +57,7 @@ func newRow(r *provision.Record, now time.Time) row {
 // startRow writes a row. The label says whose it is, or who closed it, and which
 // server it was just left with.
 func (l *Ledger) startRow(ctx context.Context, key string, v, of row, vpsID string, revision uint64) func() (uint64, error) {
-	data, err := json.Marshal(v)
+	data, err := encode(v)
 	if err != nil {
 		return func() (uint64, error) { return 0, fmt.Errorf("encode the row: %w", err) }
 	}
@@ -94,6 +96,7 @@ func (l *Ledger) take(ctx context.Context, name string, mine row) error {
 			}
 		}
 		mine.Finished, mine.Forgotten = recent(current)
+		mine.Newer = current.Newer
 		_, err = l.startRow(ctx, key, mine, mine, left, revision)()
 		if err == nil {
 			return nil
@@ -151,7 +154,7 @@ func (l *Ledger) closeRow(ctx context.Context, key string, decide func(row) (vps
 			return false, err
 		}
 		current.finish(vpsID, l.now())
-		var closed row
+		closed := row{Newer: current.Newer}
 		closed.Finished, closed.Forgotten = recent(current)
 		_, err = l.startRow(ctx, key, closed, current, vpsID, revision)()
 		if !errors.Is(err, provision.ErrConflict) {
@@ -167,11 +170,12 @@ func (l *Ledger) row(ctx context.Context, key string) (row, uint64, error) {
 	if err != nil {
 		return row{}, 0, err
 	}
-	var v row
-	if !c.absent() {
-		if err := json.Unmarshal(c.data, &v); err != nil {
-			return row{}, 0, fmt.Errorf("decode revision %d: %w", c.revision, err)
-		}
+	if c.absent() {
+		return row{}, c.revision, nil
+	}
+	v, err := decode[row](c.data)
+	if err != nil {
+		return row{}, 0, fmt.Errorf("decode revision %d: %w", c.revision, err)
 	}
 	return v, c.revision, nil
 }

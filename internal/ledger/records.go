@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -65,8 +64,8 @@ func (l *Ledger) everything(ctx context.Context, each func(*provision.Record) er
 		if ctx.Err() != nil || len(c.data) == 0 || len(states) > 0 && !slices.Contains(states, c.label.state) {
 			return
 		}
-		var r provision.Record
-		if err := json.Unmarshal(c.data, &r); err != nil {
+		r, err := decode[provision.Record](c.data)
+		if err != nil {
 			stop(fmt.Errorf("decode revision %d: %w", c.revision, err))
 			return
 		}

@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -29,6 +28,7 @@ type Replay struct {
 	Sequence uint64 `json:"sequence"`
 
 	Revision uint64 `json:"-"`
+	Newer    string `json:"-"` // see encode
 }
 
 // Replayed returns the memory of a letter, a zero one when it was never
@@ -40,7 +40,7 @@ func (l *Ledger) Replayed(ctx context.Context, letter string) (Replay, error) {
 // NoteReplay remembers a replay and counts it.
 func (l *Ledger) NoteReplay(ctx context.Context, r Replay) error {
 	_, err := l.updateReplay(ctx, r.Letter, func(before Replay) (Replay, bool) {
-		r.Times = before.Times + 1
+		r.Times, r.Newer = before.Times+1, before.Newer
 		return r, true
 	})
 	return err
@@ -56,11 +56,11 @@ func (l *Ledger) Replays(ctx context.Context) (map[string]Replay, error) {
 	defer stop(nil)
 	found := make(map[string]Replay)
 	err := l.store.follow(ctx, replayPrefix, true, func(c change) {
-		var r Replay
 		if len(c.data) == 0 {
 			return
 		}
-		if err := json.Unmarshal(c.data, &r); err != nil {
+		r, err := decode[Replay](c.data)
+		if err != nil {
 			stop(fmt.Errorf("decode revision %d: %w", c.revision, err))
 			return
 		}

@@ -70,6 +70,9 @@ type Audits struct {
 	Findings map[FindingKind]int64 `json:"findings,omitempty"`
 	// Revision is the ledger's.
 	Revision uint64 `json:"-"`
+
+	// Newer is what a newer version wrote beside this; the ledger writes it back.
+	Newer string `json:"-"`
 }
 
 // Turn takes the next audit for by, unless one began less than every ago. A

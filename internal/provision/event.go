@@ -83,6 +83,9 @@ type Evidence struct {
 	Attempts   []Attempt   `json:"attempts,omitempty"`
 	Lookups    int         `json:"lookups,omitempty"`
 	Candidates []Candidate `json:"candidates,omitempty"`
+
+	// Newer is what a newer version wrote beside this; the ledger writes it back.
+	Newer string `json:"-"`
 }
 
 // Candidate is a server that may be the one a lost answer bought.
@@ -92,6 +95,9 @@ type Candidate struct {
 	CreatedAt time.Time `json:"createdAt,omitzero"`
 	// Detail says why it was or was not taken.
 	Detail string `json:"detail,omitempty"`
+
+	// Newer is what a newer version wrote beside this; the ledger writes it back.
+	Newer string `json:"-"`
 }
 
 // KeyHash is H of the contract: the first 32 hex digits of the key's SHA-256.

@@ -17,6 +17,9 @@ type Trace struct {
 	Parent  string `json:"traceparent,omitempty"`
 	State   string `json:"tracestate,omitempty"`
 	Baggage string `json:"baggage,omitempty"`
+
+	// Newer is what a newer version wrote beside this; the ledger writes it back.
+	Newer string `json:"-"`
 }
 
 // CloudEvent are the attributes of the CloudEvent that a request came in, for

@@ -45,6 +45,9 @@ type Note struct {
 	// far as that is known.
 	Cause string    `json:"cause,omitempty"`
 	Until time.Time `json:"until,omitzero"`
+
+	// Newer is what a newer version wrote beside this; the ledger writes it back.
+	Newer string `json:"-"`
 }
 
 // MaxNotes bounds a record. Of more notes the first and the newest are kept;

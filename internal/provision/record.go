@@ -53,6 +53,9 @@ type Attempt struct {
 	// Answered and VPSID are evidence of an unknown attempt; see Answer.
 	Answered bool   `json:"answered,omitempty"`
 	VPSID    string `json:"vpsId,omitempty"`
+
+	// Newer is what a newer version wrote beside this; the ledger writes it back.
+	Newer string `json:"-"`
 }
 
 // maxAttemptsKept bounds a record: of a longer history the first attempt, the
@@ -69,6 +72,9 @@ type Outcome struct {
 	Problem    json.RawMessage `json:"problem,omitempty"`
 	Adopted    bool            `json:"adopted,omitempty"`
 	OccurredAt time.Time       `json:"occurredAt"`
+
+	// Newer is what a newer version wrote beside this; the ledger writes it back.
+	Newer string `json:"-"`
 }
 
 // Search counts the looks at an attempt whose outcome is unknown.
@@ -82,6 +88,9 @@ type Search struct {
 	Elapsed time.Duration `json:"elapsed,omitempty"`
 	// Failed counts looks in a row that proved nothing.
 	Failed int `json:"failed,omitempty"`
+
+	// Newer is what a newer version wrote beside this; the ledger writes it back.
+	Newer string `json:"-"`
 }
 
 // Record is the durable memory of one idempotency key. Whoever changes it
@@ -140,6 +149,9 @@ type Record struct {
 
 	// Revision is the ledger's, 0 for a record that was never stored.
 	Revision uint64 `json:"-"`
+
+	// Newer is what a newer version wrote beside this; the ledger writes it back.
+	Newer string `json:"-"`
 }
 
 // newRecord starts the memory of an accepted request.

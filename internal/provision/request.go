@@ -36,6 +36,9 @@ type Request struct {
 	Metadata  map[string]string `json:"metadata,omitempty"`
 	// Deadline is the requester's own; zero when there is none.
 	Deadline time.Time `json:"deadline,omitzero"`
+
+	// Newer is what a newer version wrote beside this; the ledger writes it back.
+	Newer string `json:"-"`
 }
 
 // Same reports whether two requests ask for the same thing: metadata and

@@ -32,6 +32,9 @@ type Resolution struct {
 	Reason string    `json:"reason"`
 	By     string    `json:"by"`
 	At     time.Time `json:"at"`
+
+	// Newer is what a newer version wrote beside this; the ledger writes it back.
+	Newer string `json:"-"`
 }
 
 // String says it in one line: who decided what, and why.

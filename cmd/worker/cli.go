@@ -37,6 +37,7 @@ type cli struct {
 	Audit      auditCmd      `cmd:"" help:"Compare the ledger with the account's servers. Changes nothing."`
 	Dead       deadCmd       `cmd:"" help:"List, show and replay dead letters."`
 	Doctor     doctorCmd     `cmd:"" help:"Check everything that run depends on, and say what to do."`
+	Health     healthCmd     `cmd:"" help:"Ask a running worker whether it lives, or is ready: exit code 0 or 1."`
 	Top        topCmd        `cmd:"" help:"Watch queue, requests, gate and limits on a full screen. Changes nothing."`
 	Pause      pauseCmd      `cmd:"" help:"Put the brake on: no new create call anywhere in the fleet."`
 	Resume     resumeCmd     `cmd:"" help:"Take the brake off."`

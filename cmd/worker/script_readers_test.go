@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"net"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -18,8 +19,15 @@ import (
 //	record FILE          stores every line as a record of the ledger
 //	row NAME JSON        stores a row that the fleet shares
 //	publish SUBJECT JSON [HEADER=VALUE]…
+//	freeport NAME        sets the variable to an address where nobody listens
 func readerCommands() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
+		"freeport": func(ts *testscript.TestScript, _ bool, args []string) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			ts.Check(err)
+			ts.Setenv(args[0], l.Addr().String())
+			ts.Check(l.Close())
+		},
 		"record": func(ts *testscript.TestScript, _ bool, args []string) {
 			onBroker(ts, func(ctx context.Context, js jetstream.JetStream) {
 				l := ledger.New(js, ledger.Config{Bucket: "deploy-ledger"})

@@ -22,17 +22,21 @@ type natsSettings struct {
 	NATSCert     string `name:"nats-cert" env:"NATS_CERT" placeholder:"FILE" group:"NATS" help:"Client certificate."`
 	NATSKey      string `name:"nats-key" env:"NATS_KEY" placeholder:"FILE" group:"NATS" help:"Key of the client certificate."`
 	NATSCA       string `name:"nats-ca" env:"NATS_CA" placeholder:"FILE" group:"NATS" help:"Certificate authority of the servers."`
+	NATSInbox    string `name:"nats-inbox-prefix" env:"NATS_INBOX_PREFIX" placeholder:"PREFIX" group:"NATS" help:"Beginning of the subjects on which answers are received, for a user that may not subscribe to _INBOX.>."`
 	NATSContext  string `name:"nats-context" env:"NATS_CONTEXT" placeholder:"NAME" group:"NATS" help:"Context of the nats command line to connect with, instead of the above."`
 }
 
 func (s natsSettings) options() broker.Options {
 	return broker.Options{
 		URL: s.NATSURL, Creds: s.NATSCreds, NKey: s.NATSNKey, User: s.NATSUser, Password: s.NATSPassword,
-		Cert: s.NATSCert, Key: s.NATSKey, CA: s.NATSCA, Context: s.NATSContext, Name: "deploy-worker",
+		Cert: s.NATSCert, Key: s.NATSKey, CA: s.NATSCA, Context: s.NATSContext, InboxPrefix: s.NATSInbox, Name: "deploy-worker",
 	}
 }
 
 func (s natsSettings) validate() error {
+	if s.NATSInbox != "" && !nameable(s.NATSInbox, true) {
+		return fmt.Errorf("NATS_INBOX_PREFIX=%q: tokens of letters, digits, - and _, separated by dots", s.NATSInbox)
+	}
 	if s.NATSContext != "" {
 		return nil
 	}

@@ -31,6 +31,10 @@ type Options struct {
 	Key      string
 	CA       string
 	Context  string
+	// InboxPrefix begins the subjects on which answers are received, _INBOX
+	// unless set. With one of its own, a user may be kept from the answers of
+	// others.
+	InboxPrefix string
 	// Name is the connection's name on the server.
 	Name string
 	// Wait keeps trying to connect when the server cannot be reached at first;
@@ -107,6 +111,9 @@ func (o Options) options() ([]nats.Option, error) {
 	}
 	if o.User != "" {
 		opts = append(opts, nats.UserInfo(o.User, o.Password))
+	}
+	if o.InboxPrefix != "" {
+		opts = append(opts, nats.CustomInboxPrefix(o.InboxPrefix))
 	}
 	if o.CA != "" {
 		opts = append(opts, nats.RootCAs(o.CA))

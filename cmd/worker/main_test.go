@@ -18,8 +18,12 @@ import (
 const beTheWorker = "DEPLOY_WORKER_TEST_MAIN"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(beTheWorker) == "1" {
+	switch os.Getenv(beTheWorker) {
+	case "1":
 		main()
+	case beNATS:
+		natsMain()
+		return
 	}
 	// The scripts call the program by its name.
 	testscript.Main(tests{m}, map[string]func(){"worker": main})

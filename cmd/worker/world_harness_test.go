@@ -109,8 +109,15 @@ const testToken = "sim-token"
 func newWorld(t *testing.T, cfg simulator.Config, opts ...brokertest.Option) *world {
 	t.Helper()
 	takeSlot(t)
-	w := &world{t: t, srv: brokertest.Start(t, opts...)}
-	w.nc, w.js = brokertest.Connect(t, w.srv)
+	return newWorldAt(t, cfg, brokertest.Start(t, opts...))
+}
+
+// newWorldAt makes a world around a broker. The person who looks at it connects
+// with opts, if it asks who comes.
+func newWorldAt(t *testing.T, cfg simulator.Config, srv *brokertest.Server, opts ...nats.Option) *world {
+	t.Helper()
+	w := &world{t: t, srv: srv}
+	w.nc, w.js = brokertest.Connect(t, w.srv, opts...)
 	w.sim = simulator.New(cfg)
 	server := httptest.NewServer(http.HandlerFunc(w.serve))
 	t.Cleanup(func() {

@@ -22,6 +22,12 @@ type check struct {
 	Detail string `json:"detail"`
 }
 
+// The checks that are about what the worker may do, not about itself.
+const (
+	checkAuth  = "auth"
+	checkBrake = "brake"
+)
+
 // blindPatience is how long the fleet's rows may be out of sight, as they are
 // whenever a leader changes.
 const blindPatience = 15 * time.Second
@@ -34,13 +40,13 @@ func (e *engine) readiness(draining <-chan struct{}) []check {
 	if !bound.OK {
 		bound.Detail += " is not bound"
 	}
-	auth := check{Name: "auth", OK: true, Detail: "the API key has not been refused"}
+	auth := check{Name: checkAuth, OK: true, Detail: "the API key has not been refused"}
 	if c, closed := e.gate.Closed(); closed && c.Reason == provision.WaitAuth {
-		auth = check{Name: "auth", Detail: "HostUp refuses the API key; the queue is held until it works"}
+		auth = check{Name: checkAuth, Detail: "HostUp refuses the API key; the queue is held until it works"}
 	}
-	pause := check{Name: "brake", OK: true, Detail: "off"}
+	pause := check{Name: checkBrake, OK: true, Detail: "off"}
 	if b, on := e.gate.Braked(); on {
-		pause = check{Name: "brake", Detail: fmt.Sprintf("creates were paused by %s: %s; `worker resume --reason …` lifts it", b.By, b.Reason)}
+		pause = check{Name: checkBrake, Detail: fmt.Sprintf("creates were paused by %s: %s; `worker resume --reason …` lifts it", b.By, b.Reason)}
 	}
 	fleet := check{Name: "fleet", OK: true, Detail: "the rows that the fleet shares are watched"}
 	if blind := e.gate.Blind(); blind > blindPatience {

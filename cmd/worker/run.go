@@ -77,6 +77,12 @@ func (c *runCmd) Run(ctx context.Context, t *terminal) (err error) {
 		return err
 	}
 	defer stopAdmin()
+	stopNotify, err := e.notify(ctx)
+	if err != nil {
+		nc.Close()
+		return err
+	}
+	defer stopNotify()
 	log.Info("worker started", "version", version, "commit", revision(), "stream", s.Stream, "consumer", s.Consumer,
 		"concurrency", s.Concurrency, "api", broker.RedactURL(s.APIURL), "admin", addr)
 	if s.Provision {

@@ -10,6 +10,7 @@ MAKEFLAGS += --no-print-directory
 
 BUF_VERSION := v1.75.0
 GOLANGCI_LINT_VERSION := v2.15.0
+ACTIONLINT_VERSION := v1.7.12
 
 # Only for `make deploy-check-k8s`: together they take minutes to build.
 HELM_VERSION := v3.22.0
@@ -54,8 +55,17 @@ REQUIRE_BROWSER ?=
 # `make fleet` runs all scenarios, or those of SCENARIO, separated by commas.
 SCENARIO ?= all
 
+# `make release` builds for these. The bytes depend on the sources, on the version
+# and on the Go toolchain, and on nothing else of the machine.
+RELEASE_PLATFORMS ?= linux/amd64 linux/arm64
+RELEASE_ENV := CGO_ENABLED=0 GOFLAGS= GOEXPERIMENT= GOAMD64=v1 GOARM64=v8.0 GOWORK=off
+
+# More flags for the checks of deploy/: -thorough builds releases for every
+# platform, the second time without a cache.
+DEPLOY_FLAGS ?=
+
 # All of what CI runs, in this order: what fails fast comes first.
-CHECKS := tools tidy-check vet lint proto-check generate-check deploy-check build test crash-short fleet-short test-container cluster-short fuzz demo report-check
+CHECKS := tools tidy-check vet lint proto-check generate-check build deploy-check test crash-short fleet-short test-container cluster-short fuzz demo report-check
 
 # Sums over the files that git knows or would add, to see what a command changed.
 TREE := git ls-files -z --cached --others --exclude-standard | sort -zu | xargs -0 sha256sum 2>/dev/null || true
@@ -81,6 +91,19 @@ test: need-cc ## Run all tests, with a NATS server inside the test processes
 .PHONY: build
 build: ## Build bin/worker, static and without paths of this machine
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/worker ./cmd/worker
+
+.PHONY: release
+release: ## Build dist/: the worker for RELEASE_PLATFORMS, bills of materials, SHA256SUMS
+	@rm -rf dist && mkdir dist
+	@for platform in $(RELEASE_PLATFORMS); do \
+		name=worker-$${platform/\//-}; \
+		$(RELEASE_ENV) GOOS=$${platform%/*} GOARCH=$${platform#*/} \
+			go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o "dist/$$name" ./cmd/worker; \
+	done
+	@$(RELEASE_ENV) go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o dist/.self ./cmd/worker
+	@for program in dist/worker-*; do dist/.self version --sbom --of "$$program" >"$$program.cdx.json"; done
+	@rm dist/.self
+	@cd dist && sha256sum worker-* >SHA256SUMS && cat SHA256SUMS
 
 .PHONY: generate
 generate: tools ## Regenerate everything that is generated
@@ -161,6 +184,11 @@ report-check: build ## Open the demo's report in headless Chromium; skips where 
 	go test -tags browser -v -count=1 -run '^TestBrowser$$' ./internal/runreport -page="$$dir/report.html" \
 		$(if $(filter 1,$(REQUIRE_BROWSER)),-require)
 
+.PHONY: deploy-check-host
+deploy-check-host: .bin/actionlint@$(ACTIONLINT_VERSION) ## Check image, Compose file, unit, releases and workflow; DEPLOY_FLAGS=-thorough for all platforms
+	.bin/actionlint -shellcheck= -pyflakes=
+	go test -v -count=1 -timeout=30m ./internal/deploy -deploy $(DEPLOY_FLAGS)
+
 .PHONY: lint
 lint: tools ## Run golangci-lint, gofumpt and gci among others
 	.bin/golangci-lint config verify
@@ -186,7 +214,10 @@ proto-check: tools ## Lint the events, and compare them with what has been publi
 PROMTOOL ?= $(firstword $(wildcard .bin/promtool) $(shell command -v promtool))
 
 .PHONY: deploy-check
-deploy-check: ## Check the alert rules, the dashboard, the runbook and the compose file
+deploy-check: deploy-check-metrics deploy-check-host deploy-check-k8s-short ## Check what deploy/ ships, as far as that needs no cluster; deploy-check-k8s is longer
+
+.PHONY: deploy-check-metrics
+deploy-check-metrics: ## Check the alert rules, the dashboard, the runbook and the compose file
 	@[[ -n "$(PROMTOOL)" ]] || { echo "promtool is missing: install Prometheus, or put its promtool into .bin/" >&2; exit 1; }
 	$(PROMTOOL) check config deploy/prometheus/prometheus.yaml
 	$(PROMTOOL) test rules deploy/prometheus/rules_test.yaml
@@ -236,6 +267,9 @@ k8s-tools: .bin/helm@$(HELM_VERSION) .bin/kubectl-validate@$(KUBECTL_VALIDATE_VE
 
 .bin/kustomize@%:
 	$(call install,kustomize,sigs.k8s.io/kustomize/kustomize/v5,,$*)
+
+.bin/actionlint@%:
+	$(call install,actionlint,github.com/rhysd/actionlint,/cmd/actionlint,$*)
 
 # install NAME MODULE PACKAGE VERSION. The stamp carries the version, so another
 # one is installed as soon as it is named above; a binary that already is that

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -123,7 +124,7 @@ func (h health) answer() string {
 	case h.Status == 0:
 		return oneLine(h.Detail)
 	case h.Detail == "":
-		return fmt.Sprint(h.Status)
+		return strconv.Itoa(h.Status)
 	default:
 		return fmt.Sprintf("%d %s", h.Status, oneLine(h.Detail))
 	}

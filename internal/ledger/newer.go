@@ -29,7 +29,7 @@ func decode[T any](data []byte) (T, error) {
 	strict := json.NewDecoder(bytes.NewReader(data))
 	strict.DisallowUnknownFields()
 	if err := strict.Decode(&v); err == nil {
-		if _, err = strict.Token(); err == io.EOF { //nolint:errorlint // Token returns it bare
+		if _, err = strict.Token(); err == io.EOF {
 			return v, nil // the usual case: one pass, and nothing to keep
 		}
 	}

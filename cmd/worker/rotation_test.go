@@ -204,15 +204,15 @@ func TestOlderVersionKeepsWhatANewerWrote(t *testing.T) {
 	p.kill()
 	rewrite(t, w, "rec."+keyHash("k"), func(r map[string]any) {
 		r["lease"] = map[string]any{"until": "2031-01-01T00:00:00Z", "weight": json.Number("1.50")}
-		r["attempts"].([]any)[0].(map[string]any)["zone"] = []any{"a", nil} //nolint:forcetypeassert // seen above
-		r["request"].(map[string]any)["image"] = "debian-13"                //nolint:forcetypeassert // seen above
+		r["attempts"].([]any)[0].(map[string]any)["zone"] = []any{"a", nil}
+		r["request"].(map[string]any)["image"] = "debian-13"
 	})
 	rewrite(t, w, "name."+keyHash(name), func(r map[string]any) { r["pool"] = "p-1" })
 
 	w.worker()
 	w.created("k")
 	r := w.state("k", "done")
-	equal(t, "attempts", len(r.at("attempts").([]any)), 2) //nolint:forcetypeassert // it was written so
+	equal(t, "attempts", len(r.at("attempts").([]any)), 2)
 	for what, want := range map[string]string{
 		`"lease":{"until":"2031-01-01T00:00:00Z","weight":1.50}`: "the record", `"zone":["a",null]`: "the first attempt", `"image":"debian-13"`: "the request",
 	} {

@@ -346,12 +346,12 @@ func (s *signed) readLists() {
 		return v
 	}
 	words := func(v any) (list jwt.StringList) {
-		for _, word := range v.([]any) { //nolint:forcetypeassert // the test ends with it
+		for _, word := range v.([]any) {
 			list.Add(fmt.Sprint(word))
 		}
 		return list
 	}
-	for _, user := range in(parsed, "accounts", "DEPLOY", "users").([]any) { //nolint:forcetypeassert // the test ends with it
+	for _, user := range in(parsed, "accounts", "DEPLOY", "users").([]any) {
 		var limits jwt.UserPermissionLimits
 		limits.Limits = jwt.Limits{UserLimits: jwt.UserLimits{}, NatsLimits: jwt.NatsLimits{Subs: jwt.NoLimit, Data: jwt.NoLimit, Payload: jwt.NoLimit}}
 		limits.Pub.Allow = words(in(user, "permissions", "publish", "allow"))

@@ -121,7 +121,7 @@ func (d *doctor) permissions(ctx context.Context, nc *nats.Conn) (denied map[str
 	if silent {
 		s := d.settings
 		d.say("permissions", checkFail, "nothing that run does on the broker is answered; the first: "+lines[0].Detail,
-			fmt.Sprintf("allow this user to subscribe to "+inboxes(s.NATSInbox)+", and to publish on $JS.API.>, $JS.ACK.>, %s.> and $KV.%s.>", s.SubjectPrefix, s.Ledger))
+			fmt.Sprintf("allow this user to subscribe to %s, and to publish on $JS.API.>, $JS.ACK.>, %s.> and $KV.%s.>", inboxes(s.NATSInbox), s.SubjectPrefix, s.Ledger))
 		return denied, true
 	}
 	d.okf("permissions", "%d of %d things that run does on the broker were tried and are permitted", fine, len(needs))

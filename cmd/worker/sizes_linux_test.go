@@ -6,19 +6,25 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
-	"net/http"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
 var sizes = flag.Int("sizes", 0, "measure what so many orders leave on the broker, for docs/deploying.md")
+
+var copies = flag.Int("sizes-copies", 100_000, "how many finished orders -sizes adds by copying one, to see what the broker keeps of each in memory")
+
+var memory = flag.String("sizes-memory", "1GiB", "GOMEMLIMIT of the nats-server that -sizes measures")
 
 // TestSizes measures what orders cost that are done: disk and memory of a
 // nats-server with the shipped configuration, memory of the worker. Its figures
@@ -32,7 +38,9 @@ func TestSizes(t *testing.T) {
 		return
 	}
 	takeSlot(t)
-	n := startNATS(t, deployFile("nats.conf"), passwords())
+	env := passwords()
+	env["GOMEMLIMIT"] = *memory
+	n := startNATS(t, deployFile("nats.conf"), env)
 	w := newWorldAt(t, roomy(), n.at(), as("operator")...)
 	delete(w.env, "WORKER_PROVISION")
 	w.ok("operator", "setup")
@@ -70,10 +78,16 @@ func TestSizes(t *testing.T) {
 	per("nats-server, resident memory added", resident(t, n.process)-empty["nats-server"])
 	t.Logf("%-38s %8.1f MB, %.1f MB when idle", "nats-server, resident memory", float64(resident(t, n.process))/1e6, float64(empty["nats-server"])/1e6)
 	busy := resident(t, p)
+	p.signal(syscall.SIGTERM)
+	equal(t, "exit code of the worker", p.exit(), exitDone)
 	n.restart()
 	w.queue(0)
-	p.ready(http.StatusOK)
-	per("nats-server, after a restart, added", resident(t, n.process)-empty["nats-server"])
+	few := resident(t, n.process)
+	w.copyFinished(*copies)
+	n.restart()
+	w.queue(0)
+	added := float64(resident(t, n.process) - few)
+	t.Logf("%-38s %8.0f bytes an order, %6.2f GB a million, by %d copies", "nats-server, index in memory", added/float64(*copies), added/float64(*copies)/1e3, *copies)
 	t.Logf("%-38s %8.1f MB, %.1f MB when idle", "worker, resident memory", float64(busy)/1e6, float64(empty["worker"])/1e6)
 }
 
@@ -98,6 +112,47 @@ func (w *world) placeMany(n int) {
 	case <-ctx.Done():
 		w.t.Fatal("the orders were not stored")
 	}
+}
+
+// copyFinished adds orders that are done, as they lie on the broker: a record, a
+// name and an event each.
+func (w *world) copyFinished(n int) {
+	w.t.Helper()
+	js, err := jetstream.New(w.nc, jetstream.WithPublishAsyncMaxPending(1024))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	const name = "size-0000000"
+	record, err := rowOf(w.t, w, "rec."+keyHash(name))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	row, err := rowOf(w.t, w, "name."+keyHash(name))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	event := w.stored("DEPLOY_EVENTS", 1)[0]
+	add := func(m *jetstream.RawStreamMsg, subject, id string) {
+		c := &nats.Msg{Subject: subject, Header: maps.Clone(m.Header), Data: m.Data}
+		for header := range c.Header {
+			if strings.HasPrefix(header, "Nats-Expected") {
+				c.Header.Del(header)
+			}
+		}
+		if id != "" {
+			c.Header.Set("Nats-Msg-Id", id)
+		}
+		if _, err := js.PublishMsgAsync(c, jetstream.WithStallWait(time.Minute)); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	for i := range n {
+		hash := keyHash("copy-" + strconv.Itoa(i))
+		add(record, "$KV.deploy-ledger.rec."+hash, "")
+		add(row, "$KV.deploy-ledger.name."+hash, "")
+		add(event, event.Subject, hash)
+	}
+	<-js.PublishAsyncComplete()
 }
 
 var vmRSS = regexp.MustCompile(`(?m)^VmRSS:\s+(\d+) kB$`)

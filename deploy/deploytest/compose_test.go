@@ -36,7 +36,7 @@ const profile = "observability"
 // there is something to look at everything with.
 func TestComposeProfiles(t *testing.T) {
 	t.Parallel()
-	plain := []string{"nats", "simulator", "worker"}
+	plain := []string{"nats", "setup", "simulator", "worker"}
 	if got := project(t, nil, nil).ServiceNames(); !slices.Equal(slices.Sorted(slices.Values(got)), plain) {
 		t.Errorf("without a profile: %v, want %v", got, plain)
 	}

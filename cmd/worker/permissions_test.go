@@ -156,11 +156,12 @@ func durable(t *testing.T, w *world) {
 		t.Errorf("%v, %v", err, nc.LastError())
 	}
 	// Only after a lost connection, and best effort: nothing else shows it.
-	for _, user := range []string{"worker", "operator"} {
+	for user, streams := range map[string][]string{"worker": {"KV_deploy-ledger"}, "operator": {"KV_deploy-ledger", "DEPLOY_EVENTS", "DEPLOY_DEAD"}} {
 		nc, _ := brokertest.Connect(t, w.srv, as(user)...)
-		_, err := nc.Request("$JS.API.CONSUMER.DELETE.KV_deploy-ledger.nobody", nil, patience)
-		if err != nil {
-			t.Errorf("%s: %v", user, err)
+		for _, stream := range streams {
+			if _, err := nc.Request("$JS.API.CONSUMER.DELETE."+stream+".nobody", nil, patience); err != nil {
+				t.Errorf("%s: %s: %v", user, stream, err)
+			}
 		}
 	}
 }

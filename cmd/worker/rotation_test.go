@@ -24,6 +24,12 @@ func roomy() simulator.Config {
 	return simulator.Config{Limits: simulator.Limits{CPUCores: 1 << 20, MemoryGB: 1 << 20, StorageGB: 1 << 30, Instances: 1 << 20}}
 }
 
+// impatient lets a request whose call was cut off from the ledger be looked up
+// soon: nobody does before the call's time is over.
+func (w *world) impatient() {
+	w.env["HOSTUP_CREATE_TIMEOUT"], w.env["WORKER_DRAIN_TIMEOUT"] = "2s", "20s"
+}
+
 // flow places orders, one after the other, until it is stopped. Publishing goes
 // on through whatever happens to the broker, as an ordering system does.
 type flow struct {
@@ -131,7 +137,7 @@ func TestCredentialsRotate(t *testing.T) {
 	theirs := file(t, "worker.creds", string(text))
 	n := startNATS(t, s.conf(), nil)
 	w := newWorldAt(t, roomy(), n.at(), nats.UserCredentials(mine), nats.CustomInboxPrefix("_INBOX_operator"))
-	w.env["WORKER_LOG_FORMAT"] = "json"
+	w.impatient()
 	if r := command(t, w.with("NATS_CREDS="+mine, "NATS_INBOX_PREFIX=_INBOX_operator"), "setup"); r.code != exitDone {
 		t.Fatal(r.err)
 	}

@@ -159,6 +159,7 @@ func tlsWorld(t *testing.T, cfg simulator.Config) (*world, *natsd, *certificates
 	c := newCertificates(t)
 	n := startNATS(t, tlsConf(t), c.env)
 	w := newWorldAt(t, cfg, &brokertest.Server{URL: "tls://127.0.0.1:" + n.port}, c.as("operator")...)
+	w.impatient()
 	delete(w.env, "WORKER_PROVISION")
 	if r := command(t, w.with(c.asEnv("operator")...), "setup"); r.code != exitDone {
 		t.Fatalf("setup ended with %d: %s", r.code, r.err)

@@ -1,9 +1,10 @@
 package events
 
 import (
+	"os"
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/hostup/deploy-worker/internal/broker/brokertest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { os.Exit(brokertest.Main(m)) }

@@ -196,6 +196,7 @@ var volatile = []struct {
 	{regexp.MustCompile(`│ (\d+(ms|s|m|h|d))+ +│`), "│ WHEN │"},
 	{regexp.MustCompile(`\b(in )?(\d+(ms|s|m|h|d))+( ago)\b|\bin (\d+(ms|s|m|h|d))+\b`), "WHEN"},
 	{regexp.MustCompile(`\b(vps|ord|inv|req)_[0-9a-z]+\b`), "${1}_ID"},
+	{regexp.MustCompile(`\bu\d+:xxxxx@`), ""}, // the container lane has users
 	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "HOST"},
 	{regexp.MustCompile(`nats-version +│ \d+\.\d+\.\d+`), "nats-version │ VERSION"},
 }

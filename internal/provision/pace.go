@@ -16,15 +16,16 @@ const paceRate = 200
 const crowd = 64
 
 // paced stretches a wait so that n waiting requests come back at paceRate or
-// less. It never shortens. Who waits for a gate comes back when that opens or
-// spread over the time after it; who waits for room is asked again and again,
-// spread over half as long again.
+// less, also when all of them began to wait at one moment: it is spread over as
+// long as it takes to ask them all. It never shortens. Who waits for a gate comes
+// back when that opens or in the time after it; who waits for room is asked
+// again and again.
 func paced(d time.Duration, reason string, n int) time.Duration {
-	least := time.Duration(max(n, 0)) * (time.Second / paceRate)
-	if reason == WaitGate {
-		return d + rand.N(least+1)
+	round := time.Duration(max(n, 0)) * (time.Second / paceRate)
+	if reason != WaitGate {
+		d = max(d, round)
 	}
-	return max(d, least+rand.N(least/2+1))
+	return d + rand.N(round+1)
 }
 
 // paceable tells the waits that end when there is room, or when a gate opens,

@@ -19,10 +19,10 @@ func TestPaced(t *testing.T) {
 	}{
 		"nobody waits":        {10 * time.Second, provision.WaitLimits, 0, 10 * time.Second, 10 * time.Second},
 		"a number below none": {time.Second, provision.WaitLimits, -5, time.Second, time.Second},
-		"few wait":            {10 * time.Second, provision.WaitLimits, 100, 10 * time.Second, 10 * time.Second},
-		"many wait":           {10 * time.Second, provision.WaitLimits, 20_000, 100 * time.Second, 150 * time.Second},
-		"at once":             {0, provision.WaitLimits, 400, 2 * time.Second, 3 * time.Second},
-		"never shortened":     {time.Hour, provision.WaitLimits, 20_000, time.Hour, time.Hour},
+		"few wait":            {10 * time.Second, provision.WaitLimits, 100, 10 * time.Second, 10500 * time.Millisecond},
+		"many wait":           {10 * time.Second, provision.WaitLimits, 20_000, 100 * time.Second, 200 * time.Second},
+		"at once":             {0, provision.WaitLimits, 400, 2 * time.Second, 4 * time.Second},
+		"never shortened":     {time.Hour, provision.WaitLimits, 20_000, time.Hour, 3700 * time.Second},
 		"when the gate opens": {time.Minute, provision.WaitGate, 20_000, time.Minute, 160 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -38,6 +38,42 @@ func TestPaced(t *testing.T) {
 			// The chance of a false alarm is below 0.9^2000.
 			if spread := tc.most - tc.least; longest-shortest < spread*8/10 {
 				t.Errorf("spread over %s only, of %s", longest-shortest, spread)
+			}
+		})
+	}
+}
+
+// However many begin to wait at one moment, and however long the wait that is
+// stretched: in no second do more come back than the rate, beyond what chance
+// adds to it.
+func TestPacedHasNoRush(t *testing.T) {
+	t.Parallel()
+	const rate, rounds = 200, 6
+	for name, tc := range map[string]struct {
+		d time.Duration
+		n int
+	}{
+		"SoonerThanAll": {4 * time.Second, 1000},
+		"LaterThanAll":  {10 * time.Second, 1000},
+		"Thousands":     {10 * time.Second, 20_000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			came := make(map[time.Duration]int)
+			for range tc.n {
+				at := time.Duration(0)
+				for range rounds {
+					at += provision.Paced(tc.d, provision.WaitLimits, tc.n)
+					came[at.Truncate(time.Second)]++
+				}
+			}
+			most := 0
+			for _, n := range came {
+				most = max(most, n)
+			}
+			// Six standard deviations: the chance of a false alarm is below 1e-6.
+			if bound := rate + 6*14; most > bound {
+				t.Errorf("%d of %d came back in one second, want %d or less", most, tc.n, bound)
 			}
 		})
 	}

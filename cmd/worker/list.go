@@ -83,11 +83,15 @@ func (c *listCmd) Run(ctx context.Context, t *terminal) error {
 			return nil
 		}, wanted.states...)
 	})
-	if err != nil {
+	unreadable, some := errors.AsType[*ledger.UnreadableError](err)
+	if err != nil && !some {
 		return err
 	}
 	if err := c.print(t, found.sorted(), now); err != nil {
 		return err
+	}
+	if some {
+		return fmt.Errorf("the list is not complete: %w; a newer version or a person may have written it: look with nats stream get", unreadable)
 	}
 	if left := found.seen - len(found.records); left > 0 {
 		_, err = fmt.Fprintf(t.err, "the newest %d of %d; --limit N shows more, --limit 0 all\n", len(found.records), found.seen)

@@ -115,11 +115,18 @@ func (l *Ledger) load(ctx context.Context, hash string) (*provision.Record, erro
 	if err != nil || c.absent() {
 		return nil, err
 	}
-	r, err := decode[provision.Record](c.data)
+	return record(c.data, c.revision)
+}
+
+// errUnreadable is a record that cannot be decoded.
+var errUnreadable = errors.New("not a record of this version")
+
+func record(data []byte, revision uint64) (*provision.Record, error) {
+	r, err := decode[provision.Record](data)
 	if err != nil {
-		return nil, fmt.Errorf("decode revision %d: %w", c.revision, err)
+		return nil, fmt.Errorf("decode revision %d: %w: %w", revision, errUnreadable, err)
 	}
-	r.Revision = c.revision
+	r.Revision = revision
 	return &r, nil
 }
 

@@ -14,16 +14,60 @@ import (
 // errRead ends a reading that has come to its end.
 var errRead = errors.New("everything was read")
 
+// UnreadableError tells of records that could not be decoded.
+type UnreadableError struct {
+	// Hashes of their keys, in the order read; each stands at rec.<hash>.
+	Hashes []string
+	// First is why the first of them could not.
+	First error
+}
+
+func (e *UnreadableError) Error() string {
+	return fmt.Sprintf("%d of them cannot be read, the first at %s%s: %v", len(e.Hashes), recordPrefix, e.Hashes[0], e.First)
+}
+
+func (e *UnreadableError) Unwrap() error { return e.First }
+
+// reading is one reading of records.
+type reading struct {
+	states  []provision.State
+	each    func(*provision.Record) error
+	skipped UnreadableError
+}
+
+// take gives a record on if it is wanted. One that cannot be decoded does not
+// keep the others from being read.
+func (r *reading) take(hash string, rec *provision.Record, err error) error {
+	switch {
+	case errors.Is(err, errUnreadable):
+		if r.skipped.First == nil {
+			r.skipped.First = err
+		}
+		r.skipped.Hashes = append(r.skipped.Hashes, hash)
+		return nil
+	case err != nil:
+		return err
+	// It may have gone on, or be gone, since its header was read.
+	case rec == nil || len(r.states) > 0 && !slices.Contains(r.states, rec.State):
+		return nil
+	}
+	return r.each(rec)
+}
+
 // Records gives the records in some states, all without any, in no order, each
 // once, until each returns an error, which Records returns. A record that
 // changes meanwhile is given as it was or as it is. States without `done` cost
-// the headers of all records and the values of those wanted only.
+// the headers of all records and the values of those wanted only. It ends with
+// an *UnreadableError, all others read, when some cannot be decoded.
 func (l *Ledger) Records(ctx context.Context, each func(*provision.Record) error, states ...provision.State) error {
-	var err error
+	r := &reading{states: states, each: each}
+	read := l.everything
 	if len(states) > 0 && !slices.Contains(states, provision.StateDone) {
-		err = l.unfinished(ctx, each, states)
-	} else {
-		err = l.everything(ctx, each, states)
+		read = l.unfinished
+	}
+	err := read(ctx, r)
+	if err == nil && r.skipped.First != nil {
+		err = &r.skipped
 	}
 	if err != nil {
 		return fmt.Errorf("read the ledger: %w", err)
@@ -31,10 +75,10 @@ func (l *Ledger) Records(ctx context.Context, each func(*provision.Record) error
 	return nil
 }
 
-func (l *Ledger) unfinished(ctx context.Context, each func(*provision.Record) error, states []provision.State) error {
+func (l *Ledger) unfinished(ctx context.Context, r *reading) error {
 	var hashes []string
 	err := l.store.scan(ctx, recordPrefix, func(key string, v label, _ time.Time) {
-		if slices.Contains(states, v.state) {
+		if slices.Contains(r.states, v.state) {
 			hashes = append(hashes, strings.TrimPrefix(key, recordPrefix))
 		}
 	})
@@ -42,35 +86,23 @@ func (l *Ledger) unfinished(ctx context.Context, each func(*provision.Record) er
 		return err
 	}
 	for _, hash := range hashes {
-		r, err := l.load(ctx, hash)
-		if err != nil {
-			return err
-		}
-		// It may have gone on, or be gone, since its header was read.
-		if r == nil || !slices.Contains(states, r.State) {
-			continue
-		}
-		if err := each(r); err != nil {
+		rec, err := l.load(ctx, hash)
+		if err := r.take(hash, rec, err); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (l *Ledger) everything(ctx context.Context, each func(*provision.Record) error, states []provision.State) error {
+func (l *Ledger) everything(ctx context.Context, r *reading) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	err := l.store.follow(ctx, recordPrefix, true, func(c change) {
-		if ctx.Err() != nil || len(c.data) == 0 || len(states) > 0 && !slices.Contains(states, c.label.state) {
+		if ctx.Err() != nil || len(c.data) == 0 || len(r.states) > 0 && !slices.Contains(r.states, c.label.state) {
 			return
 		}
-		r, err := decode[provision.Record](c.data)
-		if err != nil {
-			stop(fmt.Errorf("decode revision %d: %w", c.revision, err))
-			return
-		}
-		r.Revision = c.revision
-		if err := each(&r); err != nil {
+		rec, err := record(c.data, c.revision)
+		if err := r.take(strings.TrimPrefix(c.key, recordPrefix), rec, err); err != nil {
 			stop(err)
 		}
 	}, func() { stop(errRead) })

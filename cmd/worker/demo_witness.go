@@ -36,11 +36,11 @@ func (w *witness) watch(ctx context.Context, book *ledger.Ledger, log *slog.Logg
 	broken := func(err error) {
 		log.WarnContext(ctx, "the gate could not be followed; the report may lack a change of it", "error", err)
 	}
-	book.Watch(ctx, ledger.Watch{Broken: broken, Control: ledger.OnControl(func(g admission.Gate) {
+	book.Watch(ctx, ledger.Watch{Broken: broken, Control: ledger.Control{Broken: broken, Gate: func(g admission.Gate) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.gate = append(w.gate, gateRow{time.Now(), g})
-	}, func(admission.Brake) {}, func(admission.Spend) {}, broken)})
+	}}.Changed})
 }
 
 // gather reads what the ledger and the dead letters hold.

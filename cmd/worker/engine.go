@@ -35,6 +35,7 @@ type engine struct {
 	tokens   *hostup.TokenSource
 	client   *hostup.Client
 	gate     *provision.Gate
+	reads    *provision.ReadGate
 	core     *provision.Provisioner
 	consumer *consumer.Consumer
 	book     *ledger.Ledger
@@ -74,10 +75,13 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 	e.book = ledger.New(js, ledger.Config{Bucket: s.Ledger, KeepNames: s.Deadline + keepNames, Step: points.step})
 	// A probe may take as long as its call and the storing around it.
 	e.gate = provision.NewFleetGate(e.book, e.name, 2*s.CreateTimeout)
+	e.reads = provision.NewReadGate(e.book, e.gate, 2*s.ReadTimeout, func(n int) time.Duration {
+		return provision.Backoff(s.BackoffInitial, s.BackoffMax, n)
+	}, log)
 	e.client, err = hostup.New(hostup.Config{
 		BaseURL: s.APIURL, AllowHTTP: s.AllowHTTP, Token: tokens, ReadTimeout: s.ReadTimeout,
 		UserAgent: "deploy-worker/" + version, RetryAfterMax: s.RetryAfterMax,
-		TracerProvider: tel.Tracers, MeterProvider: tel.Meters, OnRead: e.gate.Read,
+		TracerProvider: tel.Tracers, MeterProvider: tel.Meters, OnRead: e.gate.Read, Reads: e.reads,
 	})
 	if err != nil {
 		return nil, usageError{err}
@@ -157,6 +161,7 @@ func (e *engine) run(ctx context.Context) error {
 	// What is in hand at the end still needs the gate.
 	sharing, stopSharing := context.WithCancel(context.WithoutCancel(ctx))
 	beside.Go(func() { e.gate.Run(sharing) })
+	beside.Go(func() { e.reads.Run(sharing) })
 	beside.Go(func() { e.watch(sharing) })
 	err := e.complete(ctx)
 	if err == nil {
@@ -267,7 +272,11 @@ func (e *engine) watch(ctx context.Context) {
 		spend = e.core.SpendChanged
 	}
 	e.book.Watch(ctx, ledger.Watch{
-		Name: e.core.NameChanged, Synced: e.gate.Synced, Broken: broken,
-		Control: ledger.OnControl(e.gate.GateChanged, func(b admission.Brake) { e.core.BrakeChanged(ctx, b) }, spend, broken),
+		Name: e.core.NameChanged, Broken: broken,
+		Synced: func(live bool) { e.reads.Synced(live); e.gate.Synced(live) },
+		Control: ledger.Control{
+			Gate: e.gate.GateChanged, Reads: e.reads.GateChanged, Spend: spend, Broken: broken,
+			Brake: func(b admission.Brake) { e.core.BrakeChanged(ctx, b) },
+		}.Changed,
 	})
 }

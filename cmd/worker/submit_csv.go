@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hostup/deploy-worker/internal/batch"
@@ -51,7 +52,8 @@ func (s *submission) writeCSV(to io.Writer) error {
 			if !keyed {
 				cells = append(cells, o.Key)
 			}
-			return w.Write(append(cells, string(o.State), o.VPSID, o.OrderID, o.InvoiceID, o.Reason, o.Billed, o.remark(func(at time.Time) string { return at.UTC().Format(time.RFC3339) })))
+			detail := o.remark(func(at time.Time) string { return at.UTC().Format(time.RFC3339) })
+			return w.Write(append(cells, string(o.State), inert(o.VPSID), inert(o.OrderID), inert(o.InvoiceID), o.Reason, o.Billed, inert(detail)))
 		})
 	}
 	w.Flush()
@@ -59,6 +61,14 @@ func (s *submission) writeCSV(to io.Writer) error {
 		return fmt.Errorf("write the CSV: %w", err)
 	}
 	return nil
+}
+
+// inert keeps what the API says from being a formula in a spreadsheet.
+func inert(text string) string {
+	if text != "" && strings.ContainsRune("=+-@\t\r", rune(text[0])) {
+		return "'" + text
+	}
+	return text
 }
 
 func orderCells(r batch.Row) []string {

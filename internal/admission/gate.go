@@ -294,13 +294,17 @@ func (g Gate) shutIfSpent(now time.Time, left time.Duration) Gate {
 	return g
 }
 
-// Read takes in what the answer to a read said: with the limit of the creates
-// it is their budget that it draws on.
+// Read takes in what the answer to a read said: with the limit of the creates,
+// or while that is not known, it is their budget that it draws on.
 func (g Gate) Read(now time.Time, left time.Duration, r Rate) (Gate, bool) {
-	if r.Limit <= 0 || g.Limit != 0 && g.Limit != r.Limit {
-		return g, false
-	}
 	was := g
+	switch {
+	case r.Limit <= 0:
+		return g, false
+	case g.Limit != 0 && g.Limit != r.Limit:
+		g.Shared = false
+		return g, g != was
+	}
 	g.Shared = true
 	if g.Phase == Open || g.Phase == Metered {
 		g = g.observed(now, left, r)

@@ -271,7 +271,7 @@ func TestGateRead(t *testing.T) {
 		"Silent":  {"it says nothing", admission.Gate{}, read(0, admission.Rate{Remaining: 3}), admission.Gate{}, true},
 		"Unknown": {"taken for the same until a create says otherwise", admission.Gate{}, read(0, admission.Rate{Limit: 30, Remaining: 28}), admission.Gate{Phase: admission.Metered, Limit: 30, Budget: 30, Used: 2, Shared: true}, false},
 		"Same":    {"draws on the same budget", metered, read(second, admission.Rate{Limit: 30, Remaining: 8}), change(metered, func(g *admission.Gate) { g.Used = 22 }), false},
-		"Other":   {"a limit of its own", metered, read(second, admission.Rate{Limit: 600, Remaining: 1}), admission.Gate{}, true},
+		"Other":   {"a limit of its own", metered, read(second, admission.Rate{Limit: 600, Remaining: 1}), change(metered, func(g *admission.Gate) { g.Shared = false }), false},
 		"Closed":  {"does not open", change(closedGate(admission.ReasonThrottled, second), func(g *admission.Gate) { g.Limit = 30 }), read(second, admission.Rate{Limit: 30, Remaining: 30}), change(closedGate(admission.ReasonThrottled, second), func(g *admission.Gate) { g.Limit, g.Shared = 30, true }), false},
 		"Probing": {"nor does it answer for the probe", admission.Gate{Phase: admission.Probing, Limit: 30, Shared: true}, read(second, admission.Rate{Limit: 30, Remaining: 30}), admission.Gate{}, true},
 		"Nothing": {"nothing new", metered, read(second, admission.Rate{Limit: 30, Remaining: 25}), admission.Gate{}, true},

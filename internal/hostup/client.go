@@ -39,6 +39,7 @@ type Client struct {
 	pool          *http.Transport
 	clamped       metric.Int64Counter
 	onRead        func(admission.Rate)
+	turns         Turns
 	onClock       func(time.Duration)
 }
 
@@ -65,7 +66,7 @@ func New(cfg Config) (*Client, error) {
 	pool := newPool(cfg.RootCAs)
 	return &Client{
 		base: base, tokens: cfg.Token, userAgent: cfg.UserAgent, readTimeout: cfg.ReadTimeout,
-		retryAfterMax: cfg.RetryAfterMax, now: cfg.Now, clamped: clamped, onRead: cfg.OnRead, onClock: cfg.OnClock,
+		retryAfterMax: cfg.RetryAfterMax, now: cfg.Now, clamped: clamped, onRead: cfg.OnRead, turns: cfg.Reads, onClock: cfg.OnClock,
 		create: newCreateChannel(cfg), pool: pool, reads: traced(cfg, carrier{pool}),
 	}, nil
 }

@@ -2,6 +2,7 @@ package hostup
 
 import (
 	"cmp"
+	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/hostup/deploy-worker/internal/admission"
+	"github.com/hostup/deploy-worker/internal/provision"
 )
 
 // Defaults of Config.
@@ -41,6 +43,9 @@ type Config struct {
 	// UserAgent is sent with every request (DefaultUserAgent). HostUp's edge
 	// is known to refuse some libraries' own.
 	UserAgent string
+	// Reads, if set, says when a read may be sent, and is told what came of it:
+	// nobody else is to use up HostUp's limit on them.
+	Reads Turns
 	// OnRead, if set, is told what the answers to reads say of the rate limit.
 	// It must not block.
 	OnRead func(admission.Rate)
@@ -61,6 +66,13 @@ type Config struct {
 	TracerProvider trace.TracerProvider
 	MeterProvider  metric.MeterProvider
 	Propagator     propagation.TextMapPropagator
+}
+
+// Turns hands out the turns of reads. provision.ReadGate is one.
+type Turns interface {
+	// Enter returns when a read may be sent; leave is called once with its
+	// answer.
+	Enter(ctx context.Context) (leave func(provision.ReadAnswer), err error)
 }
 
 // Validate reports everything that is wrong with the configuration, joined,

@@ -7,6 +7,7 @@ import (
 	"net/url"
 
 	"github.com/hostup/deploy-worker/internal/admission"
+	"github.com/hostup/deploy-worker/internal/provision"
 )
 
 // Unlimited stands for a limit that HostUp did not name. It is far above any
@@ -15,9 +16,21 @@ const Unlimited = 1 << 40
 
 var errUnreadable = errors.New("the answer is not of the documented shape")
 
-// get makes one GET and returns the body of a success. Every error is an
-// *Error. path is relative to the base address.
+// get makes one GET, when it is its turn, and returns the body of a success.
+// Every error is an *Error. path is relative to the base address.
 func (c *Client) get(ctx context.Context, operation string, query url.Values, path ...string) ([]byte, error) {
+	var answer provision.ReadAnswer
+	if c.turns != nil {
+		leave, err := c.turns.Enter(ctx)
+		if err != nil {
+			return nil, &Error{Operation: operation, Err: err}
+		}
+		defer func() { leave(answer) }()
+	}
+	return c.send(ctx, operation, query, path, &answer)
+}
+
+func (c *Client) send(ctx context.Context, operation string, query url.Values, path []string, answer *provision.ReadAnswer) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.readTimeout)
 	defer cancel()
 	token, err := c.tokens.Token()
@@ -38,6 +51,7 @@ func (c *Client) get(ctx context.Context, operation string, query url.Values, pa
 	}
 	body, err := readAnswer(resp, token)
 	rate := parseRate(resp.Header, c.now(), c.retryAfterMax)
+	answer.Status, answer.Rate = resp.StatusCode, rate
 	if rate.Limit > 0 && c.onRead != nil {
 		c.onRead(rate)
 	}
@@ -52,6 +66,7 @@ func (c *Client) get(ctx context.Context, operation string, query url.Values, pa
 	}
 	w := parseWait(resp.Header, c.now(), c.retryAfterMax, resp.StatusCode == http.StatusTooManyRequests)
 	c.count(ctx, w)
+	answer.RetryAfter = w.length
 	d := readDocument(resp.StatusCode, resp.Header, body)
 	return nil, &Error{
 		Operation: operation, StatusCode: resp.StatusCode, Code: d.code,

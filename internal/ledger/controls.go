@@ -12,19 +12,28 @@ import (
 
 // Rows that the fleet shares.
 const (
-	gateName, brakeName, spendName = "gate", "brake", "spend"
+	gateName, readsName, brakeName, spendName = "gate", "reads", "brake", "spend"
 
 	gateKey  = controlPrefix + gateName
+	readsKey = controlPrefix + readsName
 	brakeKey = controlPrefix + brakeName
 	spendKey = controlPrefix + spendName
 	auditKey = controlPrefix + "audits"
 )
 
-var _ provision.Controls = (*Ledger)(nil)
+var (
+	_ provision.Controls     = (*Ledger)(nil)
+	_ provision.ReadControls = (*Ledger)(nil)
+)
 
 // UpdateGate implements provision.Controls.
 func (l *Ledger) UpdateGate(ctx context.Context, change func(admission.Gate) (admission.Gate, bool)) (admission.Gate, error) {
 	return update(ctx, l, gateKey, change, func(g *admission.Gate) *uint64 { return &g.Revision })
+}
+
+// UpdateReads implements provision.ReadControls.
+func (l *Ledger) UpdateReads(ctx context.Context, change func(admission.Gate) (admission.Gate, bool)) (admission.Gate, error) {
+	return update(ctx, l, readsKey, change, func(g *admission.Gate) *uint64 { return &g.Revision })
 }
 
 // UpdateBrake implements provision.Controls.
@@ -77,44 +86,47 @@ func update[T any](ctx context.Context, l *Ledger, key string, change func(T) (T
 	}
 }
 
-// OnControl returns a Watch.Control that decodes the rows. A row that is gone
-// is a zero one of revision 0; what cannot be decoded is reported and not
-// obeyed. spend may be nil.
-func OnControl(gate func(admission.Gate), brake func(admission.Brake), spend func(admission.Spend), broken func(error)) func(name string, data []byte, revision uint64) {
-	return func(name string, data []byte, revision uint64) {
-		var err error
-		if len(data) == 0 {
-			revision = 0
-		}
-		switch name {
-		case gateName:
-			g := admission.Gate{Revision: revision}
-			if err = decodeControl(data, &g); err == nil {
-				gate(g)
-			}
-		case brakeName:
-			b := admission.Brake{Revision: revision}
-			if err = decodeControl(data, &b); err == nil {
-				brake(b)
-			}
-		case spendName:
-			s := admission.Spend{Revision: revision}
-			if spend == nil {
-				return
-			}
-			if err = decodeControl(data, &s); err == nil {
-				spend(s)
-			}
-		}
-		if err != nil {
-			broken(fmt.Errorf("decode %s%s: %w", controlPrefix, name, err))
-		}
+// Control is told of the rows that the fleet shares, each of which may be nil. A
+// row that is gone is a zero one of revision 0; what cannot be decoded is
+// reported and not obeyed.
+type Control struct {
+	Gate   func(admission.Gate)
+	Reads  func(admission.Gate)
+	Brake  func(admission.Brake)
+	Spend  func(admission.Spend)
+	Broken func(error)
+}
+
+// Changed is a Watch.Control that decodes the rows.
+func (c Control) Changed(name string, data []byte, revision uint64) {
+	if len(data) == 0 {
+		revision = 0
+	}
+	var err error
+	switch name {
+	case gateName:
+		err = tell(data, admission.Gate{Revision: revision}, c.Gate)
+	case readsName:
+		err = tell(data, admission.Gate{Revision: revision}, c.Reads)
+	case brakeName:
+		err = tell(data, admission.Brake{Revision: revision}, c.Brake)
+	case spendName:
+		err = tell(data, admission.Spend{Revision: revision}, c.Spend)
+	}
+	if err != nil && c.Broken != nil {
+		c.Broken(fmt.Errorf("decode %s%s: %w", controlPrefix, name, err))
 	}
 }
 
-func decodeControl(data []byte, row any) error {
-	if len(data) == 0 {
+func tell[T any](data []byte, row T, to func(T)) error {
+	if to == nil {
 		return nil
 	}
-	return json.Unmarshal(data, row)
+	if len(data) > 0 {
+		if err := json.Unmarshal(data, &row); err != nil {
+			return err
+		}
+	}
+	to(row)
+	return nil
 }

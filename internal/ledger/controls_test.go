@@ -88,7 +88,7 @@ func TestControlsOutliveTheBucketsAge(t *testing.T) {
 	}
 }
 
-func TestOnControl(t *testing.T) {
+func TestControlIsDecoded(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		row, data string
@@ -96,6 +96,8 @@ func TestOnControl(t *testing.T) {
 	}{
 		"Gate":        {"gate", `{"phase":"closed","wait":5,"used":3}`, []string{"gate closed 5 3 at 17"}},
 		"Brake":       {"brake", `{"on":true,"by":"ann","reason":"why","at":"2026-11-23T10:00:00Z"}`, []string{"brake true ann why at 17"}},
+		"Reads":       {"reads", `{"phase":"closed","wait":5,"used":3}`, []string{"reads closed 5 3 at 17"}},
+		"ReadsBroken": {"reads", "{nope", []string{"broken ctl.reads"}},
 		"GateGone":    {"gate", "", []string{"gate  0 0 at 0"}},
 		"BrakeGone":   {"brake", "", []string{"brake false   at 0"}},
 		"Newer":       {"gate", `{"phase":"closed","tomorrow":{}}`, []string{"gate closed 0 0 at 17"}},
@@ -111,21 +113,22 @@ func TestOnControl(t *testing.T) {
 			t.Parallel()
 			var got []string
 			say := func(format string, args ...any) { got = append(got, fmt.Sprintf(format, args...)) }
-			ledger.OnControl(
-				func(g admission.Gate) { say("gate %s %d %d at %d", g.Phase, g.Wait, g.Used, g.Revision) },
-				func(b admission.Brake) { say("brake %v %s %s at %d", b.On, b.By, b.Reason, b.Revision) },
-				func(s admission.Spend) {
+			ledger.Control{
+				Gate:  func(g admission.Gate) { say("gate %s %d %d at %d", g.Phase, g.Wait, g.Used, g.Revision) },
+				Reads: func(g admission.Gate) { say("reads %s %d %d at %d", g.Phase, g.Wait, g.Used, g.Revision) },
+				Brake: func(b admission.Brake) { say("brake %v %s %s at %d", b.On, b.By, b.Reason, b.Revision) },
+				Spend: func(s admission.Spend) {
 					creates, _ := s.Within(time.Date(2026, time.November, 23, 10, 30, 0, 0, time.UTC))
 					say("spend %v at %d", creates, s.Revision)
 				},
-				func(err error) {
+				Broken: func(err error) {
 					var row string
 					if _, scan := fmt.Sscanf(err.Error(), "decode %s", &row); scan != nil || errors.Unwrap(err) == nil {
 						t.Errorf("reported as %v", err)
 					}
 					say("broken %s", row[:max(len(row)-1, 0)])
 				},
-			)(tc.row, []byte(tc.data), 17)
+			}.Changed(tc.row, []byte(tc.data), 17)
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("(-want, +got):\n%s", diff)
 			}

@@ -149,8 +149,12 @@ func (p *Provisioner) facts(ctx context.Context, oldest time.Time) (admission.Fa
 		if re != nil && re.Auth {
 			p.meter.keyRefused(ctx)
 		}
+		used, _ := errors.AsType[*ReadsUsedUpError](err)
 		p.reads.failed(began, func(n int) time.Duration {
-			if re == nil || re.Auth {
+			switch {
+			case used != nil:
+				return used.After
+			case re == nil || re.Auth:
 				return p.backoff(n)
 			}
 			return max(re.RetryAfter, p.backoff(n))

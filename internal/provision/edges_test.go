@@ -40,6 +40,12 @@ func (a *account) facts(oldest time.Time) (admission.Facts, error) {
 	return a.cached(&a.cache, oldest)
 }
 
+func (a *account) stale(cache **admission.Facts, oldest time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return *cache == nil || (*cache).AskedAt.Before(oldest)
+}
+
 func (a *account) cached(cache **admission.Facts, oldest time.Time) (admission.Facts, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -82,6 +88,11 @@ func (p accountPort) Facts(ctx context.Context, oldest time.Time) (f admission.F
 		cache := &a.cache
 		if a.apart {
 			cache = &p.wk.facts
+		}
+		if a.stale(cache, oldest) {
+			if err = p.wk.read(ctx); err != nil {
+				return
+			}
 		}
 		f, err = a.cached(cache, oldest)
 	})

@@ -198,13 +198,18 @@ func (g *Gate) Stopped() (Closure, bool) {
 }
 
 // Raise closes the gate for a time, for everybody: a call that is no create was
-// answered 429. It only ever moves later.
+// answered 429, and it may be the creates' limit that it met. It only ever moves
+// later.
 func (g *Gate) Raise(wait time.Duration, rate admission.Rate) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.change(func(row admission.Gate, now time.Time, left time.Duration) (admission.Gate, bool) {
-		if row.Limit != 0 && row.Limit != rate.Limit {
-			rate = admission.Rate{} // of a limit that creates have nothing to do with
+		switch {
+		case row.Limit == rate.Limit || row.Limit == 0:
+		case rate.Limit != 0:
+			return row, false // a limit that creates have nothing to do with
+		default:
+			rate = admission.Rate{}
 		}
 		// A read that was refused says nothing of how many creates there were.
 		used, budget := row.Used, row.Budget

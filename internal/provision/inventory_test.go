@@ -158,14 +158,20 @@ type inventoryPort struct{ wk *worker }
 
 func (p inventoryPort) Named(ctx context.Context, name string) (out []provision.Server, err error) {
 	p.wk.life.around(func() {
+		if err = p.wk.read(ctx); err != nil {
+			return
+		}
 		p.wk.w.journal.add(p.wk.name, "look", "", name)
 		out, err = p.wk.w.inventory.named(ctx, name)
 	})
 	return out, err
 }
 
-func (p inventoryPort) CreatedAt(_ context.Context, id string) (at time.Time, err error) {
+func (p inventoryPort) CreatedAt(ctx context.Context, id string) (at time.Time, err error) {
 	p.wk.life.around(func() {
+		if err = p.wk.read(ctx); err != nil {
+			return
+		}
 		p.wk.w.journal.add(p.wk.name, "details", "", id)
 		var s rented
 		s, err = p.wk.w.inventory.byID(id)
@@ -174,8 +180,11 @@ func (p inventoryPort) CreatedAt(_ context.Context, id string) (at time.Time, er
 	return at, err
 }
 
-func (p inventoryPort) ByID(_ context.Context, id string) (out provision.Server, err error) {
+func (p inventoryPort) ByID(ctx context.Context, id string) (out provision.Server, err error) {
 	p.wk.life.around(func() {
+		if err = p.wk.read(ctx); err != nil {
+			return
+		}
 		p.wk.w.journal.add(p.wk.name, "server", "", id)
 		var s rented
 		s, err = p.wk.w.inventory.byID(id)

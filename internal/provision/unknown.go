@@ -28,8 +28,11 @@ func (p *Provisioner) unknown(ctx context.Context, r *Record) (Disposition, bool
 	}
 	// What a look shows is as old as its beginning.
 	elapsed := p.elapsed(r)
-	r.Search.Looks++
 	f, err := p.look(ctx, r, r.unprovedSince())
+	if d, later := lookLater(err); later && !last {
+		return d, true, nil
+	}
+	r.Search.Looks++
 	if err != nil {
 		return p.lookFailed(ctx, r, err)
 	}
@@ -167,6 +170,16 @@ func (p *Provisioner) lookFailed(ctx context.Context, r *Record, cause error) (D
 	return wait(p.backoff(r.Search.Failed), WaitLookup, cause), true, nil
 }
 
+// lookLater is the wait for a look that was not sent because the fleet's reads
+// are used up. It is no look that failed.
+func lookLater(err error) (Disposition, bool) {
+	used, ok := errors.AsType[*ReadsUsedUpError](err)
+	if !ok {
+		return Disposition{}, false
+	}
+	return wait(later(used.After), WaitGate, nil), true
+}
+
 // settling is the schedule of the newest attempt.
 func (p *Provisioner) settling(r *Record) settling {
 	over := p.cfg.SettleUnanswered
@@ -212,6 +225,9 @@ func doubt(r *Record, m Message) time.Time {
 // might be ours, the request goes the way of every unknown outcome.
 func (p *Provisioner) lookFirst(ctx context.Context, r *Record, m Message, since time.Time, turn *pass) (free bool, d Disposition, stop bool, err error) {
 	f, err := p.look(ctx, r, since)
+	if d, later := lookLater(err); later {
+		return false, d, true, nil
+	}
 	if err != nil {
 		// Nothing is stored for it; the deliveries count.
 		r.Search = &Search{Failed: int(min(max(m.Deliveries, 1), maxTries)) - 1}

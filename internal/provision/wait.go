@@ -8,15 +8,19 @@ import (
 	"github.com/cenkalti/backoff/v4"
 )
 
-// backoff returns the delay before try n+1 after n fruitless ones, n from 1:
-// exponential with full jitter, between 0 and the smaller of max and
-// initial·2^(n-1).
 func (p *Provisioner) backoff(n int) time.Duration {
+	return Backoff(p.cfg.BackoffInitial, p.cfg.BackoffMax, n)
+}
+
+// Backoff returns the delay before try n+1 after n fruitless ones, n from 1:
+// exponential with full jitter, between 0 and the smaller of longest and
+// initial·2^(n-1).
+func Backoff(initial, longest time.Duration, n int) time.Duration {
 	// The library spreads a delay over interval·(1±factor). Half of the
 	// interval with factor 1 is full jitter.
 	b := backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(p.cfg.BackoffInitial/2),
-		backoff.WithMaxInterval(p.cfg.BackoffMax/2),
+		backoff.WithInitialInterval(initial/2),
+		backoff.WithMaxInterval(longest/2),
 		backoff.WithMultiplier(2),
 		backoff.WithRandomizationFactor(1),
 		backoff.WithMaxElapsedTime(0),

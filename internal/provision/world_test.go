@@ -32,6 +32,8 @@ type world struct {
 	workers int
 
 	inventory *inventory
+	// reads is HostUp's limit on reads, nil for none.
+	reads *limiter
 	// meter is the workers'.
 	meter metric.Meter
 	// decided counts a person's decisions to try again, wiped says of which
@@ -154,6 +156,7 @@ func (l *life) kill() {
 
 // worker is one process: a Provisioner with a gate of its own.
 type worker struct {
+	turns *provision.ReadGate
 	*provision.Provisioner
 	w    *world
 	gate *provision.Gate

@@ -52,8 +52,13 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 # With REQUIRE_BROWSER=1 a machine without a browser fails `make report-check`.
 REQUIRE_BROWSER ?=
 
-# `make fleet` runs all scenarios, or those of SCENARIO, separated by commas.
+# `make fleet` and `make bench` run all scenarios, or those of SCENARIO, separated
+# by commas.
 SCENARIO ?= all
+
+# For `make bench`: -concurrency=1,64, -latency=0s, -reps=5, -length=5s, -judge or
+# -profile=DIR among others.
+BENCH_FLAGS ?=
 
 # `make release` builds for these. The bytes depend on the sources, on the version
 # and on the Go toolchain, and on nothing else of the machine.
@@ -65,7 +70,7 @@ RELEASE_ENV := CGO_ENABLED=0 GOFLAGS= GOEXPERIMENT= GOAMD64=v1 GOARM64=v8.0 GOWO
 DEPLOY_FLAGS ?=
 
 # All of what CI runs, in this order: what fails fast comes first.
-CHECKS := tools tidy-check vet lint proto-check generate-check build deploy-check test crash-short fleet-short test-container cluster-short fuzz demo report-check
+CHECKS := tools tidy-check vet lint proto-check generate-check build deploy-check test crash-short fleet-short bench-short test-container cluster-short fuzz demo report-check
 
 # Sums over the files that git knows or would add, to see what a command changed.
 TREE := git ls-files -z --cached --others --exclude-standard | sort -zu | xargs -0 sha256sum 2>/dev/null || true
@@ -163,6 +168,18 @@ fleet: ## Measure whether several workers behave as one careful client; SCENARIO
 .PHONY: fleet-short
 fleet-short: ## Run a few scenarios of the fleet suite in a short form
 	go test -v -count=1 -timeout=0 -short ./internal/fleet -scenario=$(SCENARIO)
+
+.PHONY: bench
+bench: ## Measure the worker beside the raw chain of writes it cannot do without; SCENARIO= runs some
+	go test -v -count=1 -timeout=0 ./internal/bench -scenario=$(SCENARIO) $(BENCH_FLAGS)
+
+.PHONY: bench-million
+bench-million: ## Drain a backlog of a million requests, and work on a ledger of a million records
+	go test -v -count=1 -timeout=0 ./internal/bench -scenario=million $(BENCH_FLAGS)
+
+.PHONY: bench-short
+bench-short: ## Run a small form of the benchmark, which judges what was done and not how fast
+	go test -v -count=1 -timeout=0 -short ./internal/bench -scenario=$(SCENARIO) $(BENCH_FLAGS)
 
 .PHONY: submit-10k
 submit-10k: ## Order 10 000 servers from a file with worker submit, against worker run --dev

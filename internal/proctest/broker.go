@@ -37,7 +37,7 @@ func StartBroker(c *Children, program, dir string) (*Broker, error) {
 // start runs nats-server, on the port it had before.
 func (b *Broker) start() error {
 	file := filepath.Join(b.dir, "nats.conf")
-	conf := fmt.Sprintf("listen: 127.0.0.1:%s\njetstream { store_dir: %q, max_file_store: 1G, max_memory_store: 256M }\n", b.port, b.dir)
+	conf := fmt.Sprintf("listen: 127.0.0.1:%s\njetstream { store_dir: %q, max_file_store: 64G, max_memory_store: 256M }\n", b.port, b.dir)
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		return err
 	}
@@ -95,6 +95,9 @@ func (b *Broker) Crash(away time.Duration) error {
 	<-t.C
 	return b.start()
 }
+
+// PID is that of the process as it is now.
+func (b *Broker) PID() int { return b.proc.Cmd.Process.Pid }
 
 // Stop kills nats-server for good.
 func (b *Broker) Stop() {

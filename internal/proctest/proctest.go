@@ -25,10 +25,13 @@ type Child struct {
 	Done chan struct{}
 }
 
-// Start runs a program whose output goes to log.
+// Start runs a program whose output goes to log, unless the caller has said
+// where it goes.
 func (c *Children) Start(cmd *exec.Cmd, log *LogBook) (*Child, error) {
 	p := &Child{Cmd: cmd, Log: log, Done: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = log, log
+	if cmd.Stdout == nil && cmd.Stderr == nil {
+		cmd.Stdout, cmd.Stderr = log, log
+	}
 	cmd.SysProcAttr = dieWithUs()
 	if err := cmd.Start(); err != nil {
 		return nil, err

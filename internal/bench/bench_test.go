@@ -65,6 +65,7 @@ func TestMain(m *testing.M) {
 	flag.DurationVar(&s.length, "length", defaultLength, "of one turn, about")
 	flag.IntVar(&s.backlog, "backlog", 1_000_000, "requests of the scenario million")
 	flag.BoolVar(&s.judge, "judge", false, "fail when a goal is missed")
+	flag.StringVar(&s.beside, "beside", "", "another program of the worker that takes turns in the scenario chain as well, to compare the two")
 	flag.StringVar(&s.profiles, "profile", "", "directory for profiles of the worker's turns, which cost time themselves")
 	flag.Parse()
 	if *role != "" {

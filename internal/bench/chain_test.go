@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 )
@@ -25,6 +26,10 @@ func chain(ctx context.Context, s *suite) {
 	g := s.stage(ctx)
 	defer g.end()
 	s.printf("%-8s%-5s %-13s%-26s%9s%9s%19s%8s%6s%7s%9s%8s\n", "latency", "conc", "", "requests/s", "p50 ms", "p99 ms", "client CPU µs", "broker", "API", "MiB", "allocs", "KiB")
+	kinds := kinds
+	if s.beside != "" {
+		kinds = append(slices.Clone(kinds), kindOther)
+	}
 	for _, latency := range s.latency.values {
 		for _, concurrency := range s.concurrency.values {
 			length := s.length
@@ -37,14 +42,14 @@ func chain(ctx context.Context, s *suite) {
 					t[kinds[i]] = append(t[kinds[i]], g.turn(kinds[i], p))
 				}
 			}
-			s.print(p, t)
+			s.print(kinds, p, t)
 			s.judgeChain(p, t)
 		}
 	}
 }
 
 // print writes one line for each program.
-func (s *suite) print(p plan, t table) {
+func (s *suite) print(kinds []kind, p plan, t table) {
 	for _, k := range kinds {
 		m := func(figure func(figures) float64) float64 { return t.of(k, figure).median() }
 		s.printf("%-8s%-5d %-13s%-26s%9.2f%9.2f%19s%8.0f%6.0f%7.1f%9.0f%8.1f\n", p.latency, p.concurrency, k,
@@ -76,6 +81,9 @@ func (s *suite) judgeChain(p plan, t table) {
 	}
 	s.printf("  beside a floor with a connection for each call: throughput %s, client CPU %s\n",
 		t.ratio(kindFresh, rate).spread("%.2f"), t.ratio(kindFresh, client).spread("%.2f"))
+	if s.beside != "" {
+		s.printf("  beside the other worker: throughput %s, client CPU %s\n", t.ratio(kindOther, rate).spread("%.2f"), t.ratio(kindOther, client).spread("%.2f"))
+	}
 	if p.latency >= slowFrom {
 		full := float64(p.concurrency) / p.latency.Seconds()
 		part := func(k kind) series {

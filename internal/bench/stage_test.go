@@ -147,14 +147,23 @@ const (
 	kindWorker kind = "worker"
 )
 
+// kindOther is the worker of -beside.
+const kindOther kind = "worker, other"
+
 var kinds = []kind{kindFloor, kindFresh, kindWorker}
+
+func (k kind) worker() bool { return k == kindWorker || k == kindOther }
 
 // start begins a program with so many requests in work at once.
 func (g *stage) start(k kind, concurrency int) *process {
 	var p *process
 	var err error
-	if k == kindWorker {
-		p, err = g.suite.spawn(filepath.Join(g.dir, "worker.log"), g.variables(concurrency), g.suite.program("worker"), "run")
+	if k.worker() {
+		program := g.suite.program("worker")
+		if k == kindOther {
+			program = g.suite.beside
+		}
+		p, err = g.suite.spawn(filepath.Join(g.dir, "worker.log"), g.variables(concurrency), program, "run")
 	} else {
 		p, err = g.suite.itself("floor", floorTask{NATS: g.broker.URL, API: g.api + "/api/v2", Concurrency: concurrency, Fresh: k == kindFresh})
 	}
@@ -165,16 +174,16 @@ func (g *stage) start(k kind, concurrency int) *process {
 // usage reads how much a program has allocated, and ends it. The worker tells on
 // its page of metrics, the floor at its end.
 func (g *stage) usage(k kind, p *process) (u floorUsage) {
-	if k == kindWorker {
+	if k.worker() {
 		page := g.metrics(p)
-		if g.suite.profiles != "" {
+		if k == kindWorker && g.suite.profiles != "" {
 			p.Signal(syscall.SIGUSR1)
 			must(p.says("profiled", new(struct{})), "the worker's profiles")
 		}
 		u = floorUsage{Mallocs: uint64(sample(page, "go_memstats_mallocs_total")), Bytes: uint64(sample(page, "go_memstats_alloc_bytes_total"))}
 	}
 	must(p.finish(), "end the "+string(k))
-	if k != kindWorker {
+	if !k.worker() {
 		text, err := os.ReadFile(p.output)
 		must(err, "read what the floor said")
 		lines := len(text) // its last line is the usage

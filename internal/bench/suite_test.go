@@ -30,6 +30,7 @@ type suite struct {
 	reps        int
 	length      time.Duration
 	backlog     int
+	beside      string
 	judge       bool
 	short       bool
 	profiles    string

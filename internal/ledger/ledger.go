@@ -168,6 +168,7 @@ func (l *Ledger) startRecord(ctx context.Context, r *provision.Record) (func() e
 // two are on the way together; should the intent arrive last (its first copy
 // was lost), the row is taken once more.
 func (l *Ledger) Intend(ctx context.Context, r *provision.Record) error {
+	r.NameRevision = 0
 	finishRecord, err := l.startRecord(ctx, r)
 	if err != nil {
 		return err
@@ -187,5 +188,6 @@ func (l *Ledger) Intend(ctx context.Context, r *provision.Record) error {
 	case rowErr != nil:
 		return fmt.Errorf("take the name %q: %w", r.Request.Name, rowErr)
 	}
+	r.NameRevision = rowRevision
 	return nil
 }

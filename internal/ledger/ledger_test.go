@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +72,36 @@ func TestStepsAreTold(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, steps); diff != "" {
 		t.Errorf("steps (-want +got):\n%s", diff)
+	}
+}
+
+// The usual request, whose name nobody else has used, costs one write to give
+// its name back and no read.
+func TestNewNamesAreReleasedUnread(t *testing.T) {
+	t.Parallel()
+	nc, js := brokertest.Connect(t, brokertest.Start(t))
+	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+	r := ledgertest.Record("k", "web-01")
+	if err := l.Intend(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	reads, err := nc.SubscribeSync("$JS.API.STREAM.MSG.GET.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.VPSID = "vps_1"
+	if err := l.Release(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	past, err := l.Finished(t.Context(), "web-01") // reads once
+	if err != nil || !slices.Equal(past.IDs, []string{"vps_1"}) {
+		t.Errorf("after Release the name remembers %v, %v", past.IDs, err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if n, _, err := reads.Pending(); err != nil || n != 1 {
+		t.Errorf("%d reads, %v; want the one of Finished", n, err)
 	}
 }
 

@@ -109,12 +109,19 @@ func (l *Ledger) take(ctx context.Context, name string, mine row) error {
 }
 
 // Release implements provision.Names. Only the attempt that took the row
-// closes it: the same request may be at its next attempt already.
+// closes it: the same request may be at its next attempt already. A row that
+// this attempt made, and nobody has changed since, is closed without reading it.
 func (l *Ledger) Release(ctx context.Context, r *provision.Record) error {
-	name := r.Request.Name
-	_, err := l.closeRow(ctx, nameKey(name), func(current row) (string, bool, error) {
-		return r.VPSID, current.Owner == r.Key && current.Token == r.Attempts[len(r.Attempts)-1].Token, nil
-	})
+	name, attempt := r.Request.Name, r.Attempts[len(r.Attempts)-1]
+	err := provision.ErrConflict
+	if r.NameRevision > 0 {
+		err = l.storeClosed(ctx, nameKey(name), newRow(r, attempt.StartedAt), r.VPSID, r.NameRevision)
+	}
+	if errors.Is(err, provision.ErrConflict) {
+		_, err = l.closeRow(ctx, nameKey(name), func(current row) (string, bool, error) {
+			return r.VPSID, current.Owner == r.Key && current.Token == attempt.Token, nil
+		})
+	}
 	if err != nil {
 		return fmt.Errorf("release the name %q: %w", name, err)
 	}
@@ -153,15 +160,21 @@ func (l *Ledger) closeRow(ctx context.Context, key string, decide func(row) (vps
 		if err != nil || !ok {
 			return false, err
 		}
-		current.finish(vpsID, l.now())
-		closed := row{Newer: current.Newer}
-		closed.Finished, closed.Forgotten = recent(current)
-		_, err = l.startRow(ctx, key, closed, current, vpsID, revision)()
+		err = l.storeClosed(ctx, key, current, vpsID, revision)
 		if !errors.Is(err, provision.ErrConflict) {
 			return err == nil, err
 		}
 	}
 	return false, fmt.Errorf("it changed %d times", maxTakes)
+}
+
+// storeClosed closes the row that is stored at a revision.
+func (l *Ledger) storeClosed(ctx context.Context, key string, current row, vpsID string, revision uint64) error {
+	current.finish(vpsID, l.now())
+	closed := row{Newer: current.Newer}
+	closed.Finished, closed.Forgotten = recent(current)
+	_, err := l.startRow(ctx, key, closed, current, vpsID, revision)()
+	return err
 }
 
 // row reads the row of a key of the bucket.

@@ -149,6 +149,10 @@ type Record struct {
 
 	// Revision is the ledger's, 0 for a record that was never stored.
 	Revision uint64 `json:"-"`
+	// NameRevision is that of the name row, where the newest attempt found none
+	// and made it: the row has no past then, and need not be read to be closed.
+	// 0 says that nothing is known of it.
+	NameRevision uint64 `json:"-"`
 
 	// Newer is what a newer version wrote beside this; the ledger writes it back.
 	Newer string `json:"-"`

@@ -92,8 +92,13 @@ type createChannel struct {
 	tls       *tls.Config
 }
 
+// callBuffer holds a request, and the usual answer.
+const callBuffer = 1 << 10
+
 func newCreateChannel(cfg Config) *createChannel {
-	d := &net.Dialer{Timeout: connectTimeout}
+	// The connection lives as long as one call, whose deadline ends it: probes
+	// for a dead peer would only cost the system calls that set them up.
+	d := &net.Dialer{Timeout: connectTimeout, KeepAlive: -1}
 	ch := &createChannel{
 		dial: d.DialContext,
 		tls: &tls.Config{
@@ -113,6 +118,9 @@ func newCreateChannel(cfg Config) *createChannel {
 		DialContext:            ch.connect,
 		DialTLSContext:         ch.connectTLS,
 		MaxResponseHeaderBytes: maxAnswerHeader,
+		// Of each connection, and so of each call.
+		WriteBufferSize: callBuffer,
+		ReadBufferSize:  callBuffer,
 	}})
 	return ch
 }

@@ -20,8 +20,8 @@ func init() {
 	name := func(kind string) string {
 		return filepath.Join(dir, fmt.Sprintf("%s-c%s-%d.pprof", kind, os.Getenv("WORKER_CONCURRENCY"), os.Getpid()))
 	}
-	runtime.SetMutexProfileFraction(10)
-	runtime.SetBlockProfileRate(10_000)
+	runtime.SetMutexProfileFraction(100)
+	runtime.SetBlockProfileRate(1_000_000) // ns
 	cpu, err := os.Create(name("cpu"))
 	if err != nil {
 		panic(err)

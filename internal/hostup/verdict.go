@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/hostup/deploy-worker/internal/provision"
 )
@@ -143,11 +144,15 @@ func idOrNone(s string) string {
 	return s
 }
 
-var idInText = regexp.MustCompile(`"vpsId"\s*:\s*"([!#-\[\]-~]{1,255})"`)
+// idInText costs milliseconds to compile, which every start would pay, and few
+// answers need it.
+var idInText = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`"vpsId"\s*:\s*"([!#-\[\]-~]{1,255})"`)
+})
 
 // salvageID finds a complete vpsId in a body that cannot be used as a whole.
 func salvageID(body []byte) string {
-	if m := idInText.FindSubmatch(body); m != nil {
+	if m := idInText().FindSubmatch(body); m != nil {
 		return string(m[1])
 	}
 	return ""

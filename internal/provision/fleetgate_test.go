@@ -414,7 +414,6 @@ func TestRaiseLeavesTheBudget(t *testing.T) {
 		"Learned":     {admission.Gate{Phase: admission.Metered, Budget: 20, Used: 7, Window: 2}, admission.Rate{}, 0},
 		"BelowLimit":  {admission.Gate{Phase: admission.Metered, Limit: 30, Budget: 20, Used: 7, Window: 2}, admission.Rate{}, 0},
 		"SaysLimit":   {admission.Gate{Phase: admission.Metered, Limit: 30, Budget: 20, Used: 7, Window: 2}, admission.Rate{Limit: 30}, 0},
-		"OtherLimit":  {admission.Gate{Phase: admission.Metered, Limit: 30, Budget: 20, Used: 7, Window: 2}, admission.Rate{Limit: 5}, 0},
 		"WithPermits": {admission.Gate{Phase: admission.Metered, Limit: 30, Budget: 30, Used: 7, Window: 2}, admission.Rate{}, 2},
 		"Counting":    {admission.Gate{Phase: admission.Metered, Budget: 1 << 16, Used: 7, Window: 2}, admission.Rate{}, 2},
 	} {
@@ -443,4 +442,25 @@ func TestRaiseLeavesTheBudget(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A read that met a limit of its own says nothing to the creates.
+func TestRaiseByAnotherLimit(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newRows(5)
+		g := replica(t, c, "a")
+		before := admission.Gate{Phase: admission.Metered, Limit: 30, Budget: 20, Used: 7, Window: 2}
+		c.store(t, before)
+		told()
+		g.Raise(time.Minute, admission.Rate{Limit: 5})
+		told()
+		if closure, closed := g.Closed(); closed {
+			t.Errorf("closed until %s", closure.Until)
+		}
+		row := c.row()
+		row.Revision = 0
+		if row != before {
+			t.Errorf("%+v became %+v", before, row)
+		}
+	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -118,7 +117,7 @@ func (g *ReadGate) answered(ctx context.Context, turn *pass, a ReadAnswer) {
 	switch a.Status {
 	case 0:
 		verdict = VerdictUnknown
-	case http.StatusTooManyRequests:
+	case 429: // RFC 6585, section 4
 		verdict = VerdictThrottled
 	}
 	closed := g.leave(turn, Answer{Verdict: verdict, Status: a.Status, Rate: a.Rate}, closing{

@@ -32,7 +32,7 @@ func (p *Provisioner) leave(ctx context.Context, r *Record, a Answer, turn *pass
 func (p *Provisioner) raise(ctx context.Context, re *ReadError, n int) {
 	_, before := p.gate.Closed()
 	p.gate.Raise(p.closure(re.RetryAfter, n), re.Rate)
-	if !before {
+	if _, after := p.gate.Closed(); after && !before {
 		p.announceClosure(ctx)
 	}
 }

@@ -202,7 +202,7 @@ report-check: build ## Open the demo's report in headless Chromium; skips where 
 		$(if $(filter 1,$(REQUIRE_BROWSER)),-require)
 
 .PHONY: deploy-check-host
-deploy-check-host: .bin/actionlint@$(ACTIONLINT_VERSION) ## Check image, Compose file, unit, releases and workflow; DEPLOY_FLAGS=-thorough for all platforms
+deploy-check-host: .bin/actionlint@$(ACTIONLINT_VERSION) ## Check image, Compose file, unit, releases, upgrades and workflow; DEPLOY_FLAGS=-thorough for all platforms
 	.bin/actionlint -shellcheck= -pyflakes=
 	go test -v -count=1 -timeout=30m ./internal/deploy -deploy $(DEPLOY_FLAGS)
 

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/hostup/deploy-worker/internal/broker/brokertest"
 )
 
 var (
@@ -21,7 +21,7 @@ var (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	goleak.VerifyTestMain(m)
+	os.Exit(brokertest.Main(m))
 }
 
 // root is the top of the repository.

@@ -9,14 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/testcontainers/testcontainers-go"
 	tcexec "github.com/testcontainers/testcontainers-go/exec"
 	tcnetwork "github.com/testcontainers/testcontainers-go/network"
@@ -60,8 +59,9 @@ func finalStage(t *testing.T) (dockerfile, command string) {
 }
 
 // buildImage makes the image: the program by the command of the Dockerfile, on
-// this machine, the rest by Docker.
-func buildImage(t *testing.T, docker *testcontainers.DockerProvider, name string) {
+// this machine, the rest by Docker. The CA bundle that the build image would have
+// is this machine's and one more certificate.
+func buildImage(t *testing.T, docker *testcontainers.DockerProvider, name string, trusted []byte) {
 	t.Helper()
 	dir := t.TempDir()
 	dockerfile, command := finalStage(t)
@@ -70,8 +70,9 @@ func buildImage(t *testing.T, docker *testcontainers.DockerProvider, name string
 	if err != nil {
 		t.Fatalf("this machine has no CA bundle to put into the image: %v", err)
 	}
-	for file, text := range map[string][]byte{"Dockerfile": []byte(dockerfile), "ca-certificates.crt": certificates} {
-		if err := os.WriteFile(filepath.Join(dir, file), text, 0o600); err != nil {
+	for file, text := range map[string][]byte{"Dockerfile": []byte(dockerfile), "ca-certificates.crt": append(certificates, trusted...)} {
+		// As in the build image, all may read it.
+		if err := os.WriteFile(filepath.Join(dir, file), text, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -104,8 +105,8 @@ type composition struct {
 	up      map[string]testcontainers.Container
 }
 
-// start starts a service as the file describes it.
-func (c *composition) start(name string, ready wait.Strategy) testcontainers.Container {
+// start starts a service as the file describes it, with more files in it.
+func (c *composition) start(name string, ready wait.Strategy, files ...testcontainers.ContainerFile) testcontainers.Container {
 	c.t.Helper()
 	s := c.file.Services[name]
 	image := s.Image
@@ -121,7 +122,7 @@ func (c *composition) start(name string, ready wait.Strategy) testcontainers.Con
 	req := testcontainers.ContainerRequest{
 		Image: image, Cmd: s.Command, Env: s.Environment, Labels: labels,
 		Networks: []string{c.network.Name}, NetworkAliases: map[string][]string{c.network.Name: {name}},
-		WaitingFor: ready,
+		WaitingFor: ready, Files: files,
 		ConfigModifier: func(config *container.Config) {
 			if s.Healthcheck.Disable {
 				config.Healthcheck = &container.HealthConfig{Test: []string{"NONE"}}
@@ -185,14 +186,19 @@ func TestImageAndCompose(t *testing.T) {
 	docker := engine(t)
 	ctx := t.Context()
 	c := &composition{t: t, docker: docker, file: compose(t), up: make(map[string]testcontainers.Container), image: fmt.Sprintf("deploy-worker-test:%d", os.Getpid())}
-	buildImage(t, docker, c.image)
+	certificate, key := selfSigned(t, "tls")
+	buildImage(t, docker, c.image, certificate)
 	seen, err := docker.Client().ImageInspect(ctx, c.image)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("the image has %.1f MB", float64(seen.Size)/1e6)
-	if seen.Config.User != "65532:65532" || seen.Config.Healthcheck == nil || seen.Size > 60e6 {
-		t.Errorf("the image: %+v, %d bytes", seen.Config, seen.Size)
+	size := float64(seen.Size) / 1e6
+	t.Logf("the image has %.1f MB", size)
+	if said := statedSize(t); size > 1.1*said || size < 0.9*said {
+		t.Errorf("the image has %.1f MB, and docs/deploying.md says %.0f", size, said)
+	}
+	if seen.Config.User != "65532:65532" || seen.Config.Healthcheck == nil {
+		t.Errorf("the image: %+v", seen.Config)
 	}
 	if c.nats, err = brokertest.NATSImage(ctx, docker); err != nil {
 		t.Fatal(err)
@@ -208,7 +214,7 @@ func TestImageAndCompose(t *testing.T) {
 
 	broker := c.start("nats", wait.ForLog("Server is ready"))
 	c.start("simulator", nil)
-	c.start("setup", wait.ForExit())
+	c.ends("setup")
 	worker := c.start("worker", wait.ForHealthCheck().WithStartupTimeout(time.Minute))
 	hardened(t, docker, worker)
 
@@ -216,7 +222,8 @@ func TestImageAndCompose(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	order(t, address)
+	c.documented(address)
+	c.trusts(certificate, key)
 	if code, out := inside(t, worker, "/usr/local/bin/worker", "health", "--ready"); code != 0 {
 		t.Errorf("worker health --ready ended with %d: %s", code, out)
 	}
@@ -238,6 +245,20 @@ func TestImageAndCompose(t *testing.T) {
 	if err != nil || end.ExitCode != 0 {
 		t.Errorf("the worker ended with %+v, %v\n%s", end, err, logs(worker))
 	}
+}
+
+// statedSize is what people are told that the image has, in MB.
+func statedSize(t *testing.T) float64 {
+	t.Helper()
+	said := regexp.MustCompile(`makes an image of (\d+) MB`).FindStringSubmatch(shipped(t, "../docs/deploying.md"))
+	if said == nil {
+		t.Fatal("docs/deploying.md does not say how large the image is")
+	}
+	size, err := strconv.ParseFloat(said[1], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return size
 }
 
 // hardened looks at a running container.
@@ -276,36 +297,6 @@ func inside(t *testing.T, ctr testcontainers.Container, command ...string) (int,
 		t.Fatal(err)
 	}
 	return code, string(out)
-}
-
-// order places one as an ordering system does, and waits for its event as a
-// reader does.
-func order(t *testing.T, address string) {
-	t.Helper()
-	connect := func(user string) *nats.Conn {
-		closed := make(chan struct{})
-		nc, err := nats.Connect(address, nats.UserInfo(user, user), nats.CustomInboxPrefix("_INBOX_"+user), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
-		if err != nil {
-			t.Fatalf("connect as %s: %v", user, err)
-		}
-		t.Cleanup(func() { nc.Close(); <-closed })
-		return nc
-	}
-	events, err := connect("reader").SubscribeSync("deploy.provisioning")
-	if err != nil {
-		t.Fatal(err)
-	}
-	js, err := jetstream.New(connect("publisher"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := js.Publish(t.Context(), "deploy.requested", []byte(`{"idempotencyKey":"order-1","name":"web-01","cpuCores":2,"memoryGb":4,"storageGb":80,"region":"stockholm"}`)); err != nil {
-		t.Fatal(err)
-	}
-	m, err := events.NextMsg(time.Minute)
-	if err != nil || !strings.Contains(string(m.Data), `"vpsId"`) {
-		t.Errorf("the event: %v, %v", m, err)
-	}
 }
 
 func answers(t *testing.T, url string) {

@@ -315,3 +315,34 @@ func TestPublisherIsAnswered(t *testing.T) {
 		t.Errorf("%+v, %v", again, err)
 	}
 }
+
+// The broker confirms an order on the subject that its sender names, with no
+// regard to what the sender may publish on. A publisher must not have it answer
+// into the ledger, where that would replace a row, nor into the events.
+func TestPublisherIsAnsweredNowhereElse(t *testing.T) {
+	t.Parallel()
+
+	w := shippedWorld(t, simulator.Config{})
+	w.ok("operator", "pause", "--reason", "so that there is a row")
+	brake, err := rowOf(t, w, "ctl.brake")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc, js := brokertest.Connect(t, w.srv, as("publisher")...)
+	for _, reply := range []string{"$KV.deploy-ledger.ctl.brake", "$KV.deploy-ledger.rec.x", "deploy.provisioning", "deploy.dead", "$JS.API.STREAM.PURGE.DEPLOY_EVENTS"} {
+		if err := nc.PublishMsg(&nats.Msg{Subject: "deploy.requested", Reply: reply, Data: jsonOf(t, order("k", "web-1"))}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Behind them all: each stream has what it got before it tells of itself.
+	if _, err := js.Publish(t.Context(), "deploy.requested", jsonOf(t, order("last", "web-2"))); err != nil {
+		t.Fatal(err)
+	}
+	for stream, want := range map[string]uint64{"DEPLOY": 6, "KV_deploy-ledger": brake.Sequence, "DEPLOY_EVENTS": 0, "DEPLOY_DEAD": 0} {
+		s, err := w.js.Stream(t.Context(), stream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "messages in "+stream, s.CachedInfo().State.LastSeq, want)
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -352,7 +353,8 @@ func (s *signed) readLists() {
 		}
 		return list
 	}
-	for _, user := range in(parsed, "accounts", "DEPLOY", "users").([]any) {
+	users := slices.Concat(in(parsed, "accounts", "DEPLOY", "users").([]any), in(parsed, "accounts", "ORDERS", "users").([]any))
+	for _, user := range users {
 		var limits jwt.UserPermissionLimits
 		limits.Limits = jwt.Limits{UserLimits: jwt.UserLimits{}, NatsLimits: jwt.NatsLimits{Subs: jwt.NoLimit, Data: jwt.NoLimit, Payload: jwt.NoLimit}}
 		limits.Pub.Allow = words(in(user, "permissions", "publish", "allow"))

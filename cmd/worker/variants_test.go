@@ -13,13 +13,10 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/nats-io/jwt/v2"
-	"github.com/nats-io/nats-server/v2/conf"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 
@@ -249,12 +246,14 @@ func TestShippedWithNKeys(t *testing.T) {
 	w := newWorldAt(t, simulator.Config{}, n.at(), seedOption(t, seeds["operator"]), nats.CustomInboxPrefix("_INBOX_operator"))
 	works(t, w, func(user string) []string {
 		return []string{"NATS_NKEY=" + seeds[user], "NATS_INBOX_PREFIX=_INBOX_" + user}
-	}, seedOption(t, seeds["reader"]), nats.CustomInboxPrefix("_INBOX_reader"))
+	}, func(user string) []nats.Option {
+		return []nats.Option{seedOption(t, seeds[user]), nats.CustomInboxPrefix("_INBOX_" + user)}
+	})
 }
 
-// works sets a broker up, asks the doctor and has a worker do an order, each
-// with its own rights, and a reader see it.
-func works(t *testing.T, w *world, as func(user string) []string, reader ...nats.Option) {
+// works sets a broker up, asks the doctor, places an order, has a worker do it,
+// each with its own rights, and a reader see it.
+func works(t *testing.T, w *world, as func(user string) []string, options func(user string) []nats.Option) {
 	t.Helper()
 	delete(w.env, "WORKER_PROVISION")
 	run := func(user string, args ...string) string {
@@ -267,152 +266,14 @@ func works(t *testing.T, w *world, as func(user string) []string, reader ...nats
 	run("operator", "setup")
 	doctored(t, w, as("worker")...).only(t, "the doctor", "durability")
 	p := w.worker(as("worker")...)
-	w.place(order("k", "web-1"))
+	_, orders := brokertest.Connect(t, w.srv, options("publisher")...)
+	if ack, err := orders.Publish(t.Context(), "deploy.requested", jsonOf(t, order("k", "web-1"))); err != nil || ack.Stream != "DEPLOY" {
+		t.Fatalf("an order by the publisher: %v, %v", ack, err)
+	}
 	w.created("k")
 	w.permitted(p.err.String())
 	if out := run("reader", "events", "--from-beginning", "--count", "1"); !strings.Contains(out, "provisioning") {
 		t.Errorf("the reader sees %s", out)
 	}
-	refuses(t, w.srv, "reader", reader, []string{"$KV.deploy-ledger.ctl.brake", "deploy.requested"}, []string{"_INBOX_worker.>"})
-}
-
-// signed is a server whose accounts are signed, as nsc makes them, with the
-// lists of nats-accounts.conf.
-type signed struct {
-	t       *testing.T
-	dir     string
-	account *jwt.AccountClaims
-	pair    nkeys.KeyPair // of the account
-	op      nkeys.KeyPair
-	opToken string
-	system  *jwt.AccountClaims
-	lists   map[string]jwt.UserPermissionLimits
-}
-
-func newSigned(t *testing.T) *signed {
-	t.Helper()
-	s := &signed{t: t, dir: t.TempDir(), lists: make(map[string]jwt.UserPermissionLimits)}
-	var public string
-	s.op, public = s.keys(nkeys.PrefixByteOperator)
-	operator := jwt.NewOperatorClaims(public)
-	var system string
-	_, system = s.keys(nkeys.PrefixByteAccount)
-	s.system = jwt.NewAccountClaims(system)
-	operator.SystemAccount = system
-	s.opToken = s.encode(operator, s.op)
-	s.pair, public = s.keys(nkeys.PrefixByteAccount)
-	s.account = jwt.NewAccountClaims(public)
-	s.account.Limits.JetStreamLimits = jwt.JetStreamLimits{DiskStorage: -1, MemoryStorage: -1}
-	s.readLists()
-	s.write()
-	return s
-}
-
-func (s *signed) keys(prefix nkeys.PrefixByte) (nkeys.KeyPair, string) {
-	s.t.Helper()
-	pair, err := nkeys.CreatePair(prefix)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	public, err := pair.PublicKey()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return pair, public
-}
-
-func (s *signed) encode(c jwt.Claims, by nkeys.KeyPair) string {
-	s.t.Helper()
-	token, err := c.Encode(by)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return token
-}
-
-// readLists takes the lists out of the file that we ship.
-func (s *signed) readLists() {
-	s.t.Helper()
-	parsed, err := conf.Parse(accountsText(s.t))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	in := func(v any, path ...string) any {
-		for _, p := range path {
-			m, ok := v.(map[string]any)
-			if !ok {
-				s.t.Fatalf("no %v in %v", path, v)
-			}
-			v = m[p]
-		}
-		return v
-	}
-	words := func(v any) (list jwt.StringList) {
-		for _, word := range v.([]any) {
-			list.Add(fmt.Sprint(word))
-		}
-		return list
-	}
-	users := slices.Concat(in(parsed, "accounts", "DEPLOY", "users").([]any), in(parsed, "accounts", "ORDERS", "users").([]any))
-	for _, user := range users {
-		var limits jwt.UserPermissionLimits
-		limits.Limits = jwt.Limits{UserLimits: jwt.UserLimits{}, NatsLimits: jwt.NatsLimits{Subs: jwt.NoLimit, Data: jwt.NoLimit, Payload: jwt.NoLimit}}
-		limits.Pub.Allow = words(in(user, "permissions", "publish", "allow"))
-		limits.Sub.Allow = words(in(user, "permissions", "subscribe", "allow"))
-		s.lists[fmt.Sprint(in(user, "user"))] = limits
-	}
-	if len(s.lists) != 4 {
-		s.t.Fatalf("%d users: %v", len(s.lists), s.lists)
-	}
-}
-
-func (s *signed) conf() string { return filepath.Join(s.dir, "nats.conf") }
-
-// write writes the configuration of the server with the account as it is now.
-func (s *signed) write() {
-	s.t.Helper()
-	text, err := os.ReadFile(deployFile("nats.conf"))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	replace(s.t, s.conf(), text)
-	replace(s.t, filepath.Join(s.dir, "nats-accounts.conf"), fmt.Appendf(nil,
-		"operator: %s\nresolver: MEMORY\nresolver_preload: {\n  %s: %s\n  %s: %s\n}\n", s.opToken,
-		s.account.Subject, s.encode(s.account, s.op), s.system.Subject, s.encode(s.system, s.op)))
-}
-
-// creds makes a user with the rights of one of the lists, and returns its public
-// key and its credentials.
-func (s *signed) creds(user string) (public string, text []byte) {
-	s.t.Helper()
-	pair, public := s.keys(nkeys.PrefixByteUser)
-	claims := jwt.NewUserClaims(public)
-	claims.Name, claims.UserPermissionLimits = user, s.lists[user]
-	seed, err := pair.Seed()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	text, err = jwt.FormatUserConfig(s.encode(claims, s.pair), seed)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return public, text
-}
-
-// The same with signed accounts and credentials files.
-func TestShippedWithCredentials(t *testing.T) {
-	t.Parallel()
-
-	takeSlot(t)
-	s := newSigned(t)
-	files := make(map[string]string)
-	for user := range s.lists {
-		_, text := s.creds(user)
-		files[user] = file(t, "user.creds", string(text))
-	}
-	n := startNATS(t, s.conf(), nil)
-	w := newWorldAt(t, simulator.Config{}, n.at(), nats.UserCredentials(files["operator"]), nats.CustomInboxPrefix("_INBOX_operator"))
-	works(t, w, func(user string) []string {
-		return []string{"NATS_CREDS=" + files[user], "NATS_INBOX_PREFIX=_INBOX_" + user}
-	}, nats.UserCredentials(files["reader"]), nats.CustomInboxPrefix("_INBOX_reader"))
+	refuses(t, w.srv, "reader", options("reader"), []string{"$KV.deploy-ledger.ctl.brake", "deploy.requested"}, []string{"_INBOX_worker.>"})
 }

@@ -30,7 +30,7 @@ var memory = flag.String("sizes-memory", "1GiB", "GOMEMLIMIT of the nats-server 
 // nats-server with the shipped configuration, memory of the worker. Its figures
 // are those of docs/deploying.md:
 //
-//	go test ./cmd/worker -run TestSizes -sizes 50000 -v -timeout 30m
+//	go test ./cmd/worker -run TestSizes -sizes 40000 -v -timeout 30m
 func TestSizes(t *testing.T) {
 	t.Parallel()
 	if *sizes == 0 {
@@ -89,6 +89,9 @@ func TestSizes(t *testing.T) {
 	added := float64(resident(t, n.process) - few)
 	t.Logf("%-38s %8.0f bytes an order, %6.2f GB a million, by %d copies", "nats-server, index in memory", added/float64(*copies), added/float64(*copies)/1e3, *copies)
 	t.Logf("%-38s %8.1f MB, %.1f MB when idle", "worker, resident memory", float64(busy)/1e6, float64(empty["worker"])/1e6)
+	// Nobody takes these.
+	w.placeMany(*sizes)
+	per("DEPLOY on disk, orders that wait", diskOf(t, filepath.Join(n.dir, "store"), "DEPLOY"))
 }
 
 // placeMany publishes orders without waiting for each.

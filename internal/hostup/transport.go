@@ -8,14 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strings"
 	"time"
-
-	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
-	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
-	"go.opentelemetry.io/otel/trace"
-
-	"github.com/hostup/deploy-worker/internal/provision"
 )
 
 const (
@@ -46,19 +39,6 @@ func exchangeOf(ctx context.Context) *exchange {
 	return x
 }
 
-// traced wraps a transport with spans, metrics and the trace context. Only
-// RoundTrip of the result is ever called, never an http.Client around it:
-// redirects and cookies are http.Client's, so there are none.
-func traced(cfg Config, base http.RoundTripper) http.RoundTripper {
-	return otelhttp.NewTransport(base,
-		otelhttp.WithTracerProvider(cfg.TracerProvider),
-		otelhttp.WithMeterProvider(cfg.MeterProvider),
-		otelhttp.WithPropagators(cfg.Propagator),
-		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string {
-			return exchangeOf(r.Context()).operation
-		}))
-}
-
 // carrier adds the key to a request and takes it out of every error. It sits
 // below the tracing layer, which therefore sees neither.
 type carrier struct{ base http.RoundTripper }
@@ -75,19 +55,6 @@ func (c carrier) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	resp.Body = scrubbedBody{resp.Body, x.token}
 	return resp, nil
-}
-
-// annotate adds to the span of a call what otelhttp does not know.
-func annotate(r *http.Request, x *exchange) {
-	span := trace.SpanFromContext(r.Context())
-	if !span.IsRecording() {
-		return
-	}
-	_, template, _ := strings.Cut(x.operation, " ")
-	span.SetAttributes(semconv.URLTemplate(template))
-	if n := provision.Resends(r.Context()); n > 0 {
-		span.SetAttributes(semconv.HTTPRequestResendCount(n))
-	}
 }
 
 // scrubbedBody takes the key out of read errors: a malformed trailer is

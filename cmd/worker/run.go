@@ -49,13 +49,18 @@ func (c *runCmd) Run(ctx context.Context, t *terminal) (err error) {
 		defer dev.stop()
 		_, _ = fmt.Fprint(t.err, dev.greeting(s))
 	}
-	traces, logs := exports(os.LookupEnv)
-	tel, err := telemetry.Start(ctx, telemetry.Options{Version: version, Traces: traces, Logs: logs})
+	telemetry.ReportErrors(log) // the SDK tells what is wrong with its variables there
+	exported := exports(os.LookupEnv)
+	exported.Version = version
+	tel, err := telemetry.Start(ctx, exported)
 	if err != nil {
 		return err
 	}
 	log = tel.Log(log)
 	telemetry.ReportErrors(log)
+	for _, name := range unread(os.LookupEnv) {
+		log.Warn("this variable of OpenTelemetry is not followed: see docs/tracing.md", "variable", name)
+	}
 	opts := s.options()
 	opts.Wait, opts.Log = true, log
 	nc, js, err := broker.Connect(opts)

@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/hostup/deploy-worker/internal/provision"
+	"github.com/hostup/deploy-worker/internal/telemetry"
 )
 
 // ledgerOf answers every call with one error.
@@ -81,21 +82,46 @@ func TestLedgerSpansOfErrors(t *testing.T) {
 // would be a collector on this machine.
 func TestExports(t *testing.T) {
 	t.Parallel()
+	spans, metrics, logs := telemetry.Options{Traces: true}, telemetry.Options{Metrics: true}, telemetry.Options{Logs: true}
 	for _, c := range []struct {
-		env          map[string]string
-		traces, logs bool
+		env  map[string]string
+		want telemetry.Options
 	}{
-		{nil, false, false},
-		{map[string]string{"OTEL_SERVICE_NAME": "w", "OTEL_TRACES_SAMPLER": "always_on", "OTEL_TRACES_EXPORTER": ""}, false, false},
-		{map[string]string{"OTEL_TRACES_EXPORTER": "otlp"}, true, false},
-		{map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}, true, false},
-		{map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector:4318/v1/traces"}, true, false},
-		{map[string]string{"OTEL_LOGS_EXPORTER": "otlp"}, false, true},
-		{map[string]string{"OTEL_LOGS_EXPORTER": "otlp", "OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "TRUE"}, false, false},
+		{nil, telemetry.Options{}},
+		{map[string]string{"OTEL_SERVICE_NAME": "w", "OTEL_TRACES_SAMPLER": "always_on", "OTEL_TRACES_EXPORTER": ""}, telemetry.Options{}},
+		{map[string]string{"OTEL_TRACES_EXPORTER": "otlp"}, spans},
+		{map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}, spans},
+		{map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector:4318/v1/traces"}, spans},
+		{map[string]string{"OTEL_METRICS_EXPORTER": "otlp"}, metrics},
+		{map[string]string{"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://collector:4318/v1/metrics"}, metrics},
+		{map[string]string{"OTEL_LOGS_EXPORTER": "otlp"}, logs},
+		{map[string]string{"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://collector:4318/v1/logs"}, logs},
+		{map[string]string{"OTEL_LOGS_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "otlp", "OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "TRUE"}, telemetry.Options{}},
 	} {
-		traces, logs := exports(func(name string) (string, bool) { v, ok := c.env[name]; return v, ok })
-		if traces != c.traces || logs != c.logs {
-			t.Errorf("%v: traces %v, logs %v; want %v, %v", c.env, traces, logs, c.traces, c.logs)
+		if got := exports(variables(c.env)); got != c.want {
+			t.Errorf("%v: %+v, want %+v", c.env, got, c.want)
 		}
 	}
+}
+
+// A variable that asks for what the worker does not do is named.
+func TestUnreadVariables(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		env  map[string]string
+		want []string
+	}{
+		{nil, nil},
+		{map[string]string{"OTEL_PROPAGATORS": "tracecontext, baggage"}, nil},
+		{map[string]string{"OTEL_PROPAGATORS": "b3,jaeger"}, []string{"OTEL_PROPAGATORS"}},
+		{map[string]string{"OTEL_CONFIG_FILE": "otel.yaml"}, []string{"OTEL_CONFIG_FILE"}},
+	} {
+		if diff := gocmp.Diff(c.want, unread(variables(c.env))); diff != "" {
+			t.Errorf("%v (-want +got):\n%s", c.env, diff)
+		}
+	}
+}
+
+func variables(env map[string]string) func(string) (string, bool) {
+	return func(name string) (string, bool) { v, ok := env[name]; return v, ok }
 }

@@ -1,6 +1,9 @@
 package telemetry_test
 
 import (
+	"encoding/binary"
+	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -19,6 +22,53 @@ func scrape(t *testing.T, tel *telemetry.Telemetry, accept string) string {
 	w := httptest.NewRecorder()
 	tel.Handler().ServeHTTP(w, r)
 	return w.Body.String()
+}
+
+// What /metrics shows is pushed as well when a variable asks for it, with the
+// same buckets.
+func TestMetricsAreExportedWhenAskedFor(t *testing.T) {
+	got := make(chan string, 8)
+	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		got <- r.URL.Path + " " + string(body)
+	}))
+	defer collector.Close()
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL)
+	for _, exporter := range []string{"none", "otlp"} {
+		t.Setenv("OTEL_METRICS_EXPORTER", exporter)
+		tel, err := telemetry.Start(t.Context(), telemetry.Options{Metrics: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := tel.Meter().Float64Histogram("work.duration", metric.WithUnit("s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Record(t.Context(), 0.2)
+		if text := scrape(t, tel, ""); !strings.Contains(text, "work_duration_seconds_count 1") {
+			t.Errorf("OTEL_METRICS_EXPORTER=%s: /metrics lacks what was measured", exporter)
+		}
+		if err := tel.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(got) != 1 {
+		t.Fatalf("%d exports, want 1: of otlp", len(got))
+	}
+	sent, bound := <-got, string(binary.LittleEndian.AppendUint64(nil, math.Float64bits(300)))
+	for _, want := range []string{"/v1/metrics ", "work.duration", bound} {
+		if !strings.Contains(sent, want) {
+			t.Errorf("what was exported lacks %q", want)
+		}
+	}
+}
+
+func TestUnknownMetricsExporterIsAnError(t *testing.T) {
+	t.Setenv("OTEL_METRICS_EXPORTER", "carrier-pigeon")
+	_, err := telemetry.Start(t.Context(), telemetry.Options{Metrics: true})
+	if err == nil || !strings.Contains(err.Error(), "OTEL_METRICS_EXPORTER") {
+		t.Errorf("Start = %v, want the variable named", err)
+	}
 }
 
 // The buckets are the worker's, whatever a library asks for.

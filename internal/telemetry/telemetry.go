@@ -1,7 +1,7 @@
 // Package telemetry sets up the OpenTelemetry SDK: metrics into a registry of
-// its own for /metrics, always; spans and log records through the standard
-// exporters, only when the standard variables ask for them. Every other package
-// uses the API only and is handed a tracer and a meter.
+// its own for /metrics, always; spans, log records and pushed metrics through
+// the standard exporters, only when the standard variables ask for them. Every
+// other package uses the API only and is handed a tracer and a meter.
 //
 // It imports no other package of this module.
 package telemetry
@@ -39,6 +39,8 @@ type Options struct {
 	// Traces exports spans as the OTEL_* variables say. Without it there is no
 	// tracer, and a request's trace context is passed on unchanged.
 	Traces bool
+	// Metrics exports what /metrics shows as the OTEL_* variables say, too.
+	Metrics bool
 	// Logs exports log records as the OTEL_* variables say.
 	Logs bool
 	// Spans, if set, is given every span as well, one by one as it ends.
@@ -66,21 +68,34 @@ func Start(ctx context.Context, o Options) (*Telemetry, error) {
 		return nil, fmt.Errorf("describe this process for telemetry: %w", err)
 	}
 	t := &Telemetry{Tracers: noop.NewTracerProvider(), registry: prometheus.NewRegistry()}
-	t.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	exporter, err := otelprom.New(otelprom.WithRegisterer(t.registry), otelprom.WithoutScopeInfo())
-	if err != nil {
-		return nil, fmt.Errorf("set up the metrics registry: %w", err)
-	}
-	meters := sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter), sdkmetric.WithView(buckets), sdkmetric.WithResource(res))
-	t.Meters = meters
-	t.shutdown = append(t.shutdown, meters.Shutdown)
-	if err := t.startSpans(ctx, o, res); err != nil {
-		return nil, err
-	}
-	if err := t.startRecords(ctx, o, res); err != nil {
-		return nil, err
+	if err := errors.Join(t.startMetrics(ctx, o, res), t.startSpans(ctx, o, res), t.startRecords(ctx, o, res)); err != nil {
+		return nil, errors.Join(err, t.Shutdown(ctx))
 	}
 	return t, nil
+}
+
+// startMetrics makes the meter: for /metrics, and for an exporter if there is
+// to be one.
+func (t *Telemetry) startMetrics(ctx context.Context, o Options, res *resource.Resource) error {
+	t.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	scraped, err := otelprom.New(otelprom.WithRegisterer(t.registry), otelprom.WithoutScopeInfo())
+	if err != nil {
+		return fmt.Errorf("set up the metrics registry: %w", err)
+	}
+	use := []sdkmetric.Option{sdkmetric.WithReader(scraped), sdkmetric.WithView(buckets), sdkmetric.WithResource(res)}
+	if o.Metrics {
+		pushed, err := autoexport.NewMetricReader(ctx)
+		if err != nil {
+			return fmt.Errorf("set up the metrics exporter of OTEL_METRICS_EXPORTER: %w", err)
+		}
+		if !autoexport.IsNoneMetricReader(pushed) {
+			use = append(use, sdkmetric.WithReader(pushed))
+		}
+	}
+	meters := sdkmetric.NewMeterProvider(use...)
+	t.Meters = meters
+	t.shutdown = append(t.shutdown, meters.Shutdown)
+	return nil
 }
 
 // startSpans makes the tracer if anybody is to get its spans. The SDK reads

@@ -310,9 +310,12 @@ func TestLogLines(t *testing.T) {
 		for i, a := range attempts {
 			equal(t, o.key+" number", a["attempt"], any(float64(i+1)))
 			equal(t, o.key+" trace_id of an attempt", a["trace_id"], any(orderTrace))
-			if a["verdict"] != "unknown" { // that one had no answer
-				equal(t, o.key+" request_id of an attempt", a["request_id"], any(made[i].RequestID))
+			if a["verdict"] == "unknown" { // that one had no answer
+				equal(t, o.key+" level of an attempt", a["level"], any("WARN"))
+				continue
 			}
+			equal(t, o.key+" level of an attempt", a["level"], any("INFO"))
+			equal(t, o.key+" request_id of an attempt", a["request_id"], any(made[i].RequestID))
 		}
 		equal(t, o.key+" request_id", line["request_id"], attempts[len(attempts)-1]["request_id"])
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 )
@@ -16,8 +17,13 @@ func (p *Provisioner) conclude(ctx context.Context, r *Record, a Answer, turn *p
 	p.meter.attempted(ctx, a)
 	tellVerdict(ctx, r.attempt().Number, a)
 	// Before it is stored: should this process end first, the line is all that
-	// is left of a paid answer.
-	p.log.InfoContext(ctx, "attempt", "key", r.Key, "attempt", r.attempt().Number, "verdict", a.Verdict,
+	// is left of a paid answer. One that may have bought a server unseen is a
+	// warning.
+	level := slog.LevelInfo
+	if a.Verdict == VerdictUnknown {
+		level = slog.LevelWarn
+	}
+	p.log.Log(ctx, level, "attempt", "key", r.Key, "attempt", r.attempt().Number, "verdict", a.Verdict,
 		"status", a.Status, "vps_id", a.VPSID, "request_id", a.RequestID, "detail", a.Detail)
 	if err := p.storeAnswer(ctx, r, a, turn); err != nil {
 		return err

@@ -172,3 +172,37 @@ func TestMetricsAreDocumented(t *testing.T) {
 		}
 	}
 }
+
+// What a fresh worker shows before its first request: every counter, and every
+// gauge but those of an account that nobody has read yet.
+func TestZeroesExistBeforeTheFirstRequest(t *testing.T) {
+	t.Parallel()
+
+	unread := []string{"hostup_worker_limit_remaining", "hostup_worker_limit_max", "hostup_worker_limits_timestamp_seconds"}
+	w := newWorld(t, simulator.Config{})
+	p := w.worker("WORKER_MAX_CREATES_PER_HOUR=1000")
+	var missing []string
+	defer func() { t.Logf("not there: %v", missing) }()
+	eventually(t, "every counter and gauge exists", func() bool {
+		_, text := p.get("/metrics")
+		exported := readExposition(text)
+		missing = nil
+		for _, m := range metricRow.FindAllStringSubmatch(document(t, "docs/metrics.md"), -1) {
+			if name := m[1]; m[2] != "histogram" && exported.types[name] == "" && !slices.Contains(unread, name) {
+				missing = append(missing, name)
+			}
+		}
+		for _, series := range []string{
+			`hostup_worker_attempts_total{verdict="unknown"} 0`, `hostup_worker_requests_total{reason="outcome-unknown",result="failed"} 0`,
+			`hostup_worker_retry_after_clamped_total{kind="clamped"} 0`, `hostup_worker_audit_findings{finding="suspected-double"} 0`,
+			`hostup_worker_dead_letters_total{reason="panic"} 0`, `hostup_worker_redeliveries_total{consumer="deploy-worker"} 0`,
+			`messaging_client_sent_messages_total{messaging_destination_name="deploy.dead",messaging_operation_name="publish",messaging_system="nats"} 0`,
+			`messaging_client_sent_messages_total{messaging_destination_name="deploy.held",messaging_operation_name="publish",messaging_system="nats"} 0`,
+		} {
+			if !strings.Contains(text, "\n"+series+"\n") {
+				missing = append(missing, series)
+			}
+		}
+		return len(missing) == 0
+	})
+}

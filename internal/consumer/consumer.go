@@ -96,7 +96,7 @@ func New(cfg Config, ports Ports) (*Consumer, error) {
 	if cfg.Concurrency < 1 {
 		return nil, fmt.Errorf("concurrency must be at least 1, not %d", cfg.Concurrency)
 	}
-	meter, err := newInstruments(ports.Meter)
+	meter, err := newInstruments(ports.Meter, cfg.DeadSubject)
 	if err != nil {
 		return nil, fmt.Errorf("consumer metrics: %w", err)
 	}

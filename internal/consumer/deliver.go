@@ -28,7 +28,7 @@ func (l *lane) deliver(ctx context.Context, m jetstream.Msg) {
 // handBack returns what was pulled while shutting down: nothing was begun.
 func (l *lane) handBack(ctx context.Context, m jetstream.Msg) {
 	l.inHand.remove(m)
-	l.c.answer(ctx, m, provision.Disposition{Action: provision.Retry, Result: provision.ResultWaiting, Reason: provision.WaitShutdown})
+	l.answer(ctx, m, provision.Disposition{Action: provision.Retry, Result: provision.ResultWaiting, Reason: provision.WaitShutdown})
 }
 
 // handle reads the message, gives it to the core and its answer to the broker,
@@ -37,13 +37,13 @@ func (l *lane) handle(ctx context.Context, m jetstream.Msg) {
 	meta, err := m.Metadata()
 	if err != nil {
 		// Only a message that did not come from a consumer has none.
-		l.c.answer(ctx, m, provision.Disposition{Action: provision.Retry, Result: provision.ResultWaiting, Reason: provision.WaitLedger, After: time.Second, Err: err})
+		l.answer(ctx, m, provision.Disposition{Action: provision.Retry, Result: provision.ResultWaiting, Reason: provision.WaitLedger, After: time.Second, Err: err})
 		return
 	}
 	ctx, span, d := l.ask(ctx, m, meta)
 	defer span.End()
 	tellResult(span, d)
-	l.c.answer(ctx, m, d)
+	l.answer(ctx, m, d)
 }
 
 // ask reads the message, starts its span and gives it to the core. It is the
@@ -99,34 +99,34 @@ func logAnswer(ctx context.Context, log *slog.Logger, d provision.Disposition, m
 
 // answer is the one switch from the core's disposition to the broker. An ack
 // that is lost costs one redelivery that finds the record done.
-func (c *Consumer) answer(ctx context.Context, m jetstream.Msg, d provision.Disposition) {
+func (l *lane) answer(ctx context.Context, m jetstream.Msg, d provision.Disposition) {
 	var err error
 	switch d.Action {
 	case provision.Done:
-		err = c.settle(ctx, m, "ack", 0, m.Ack)
+		err = l.settle(ctx, m, "ack", 0, m.Ack)
 	case provision.Dead:
-		if err = c.bury(context.WithoutCancel(ctx), m, *d.Defect); err == nil {
-			c.meter.dead(ctx, d.Defect.Reason)
-			err = c.settle(ctx, m, "term", 0, func() error { return m.TermWithReason(string(d.Defect.Reason)) })
+		if err = l.c.bury(context.WithoutCancel(ctx), m, *d.Defect); err == nil {
+			l.c.meter.dead(ctx, d.Defect.Reason)
+			err = l.settle(ctx, m, "term", 0, func() error { return m.TermWithReason(string(d.Defect.Reason)) })
 			break
 		}
 		d.After = time.Second
-		c.ports.Log.ErrorContext(ctx, "the dead letter could not be stored, the message stays in the stream", "error", err)
+		l.c.ports.Log.ErrorContext(ctx, "the dead letter could not be stored, the message stays in the stream", "error", err)
 		fallthrough
 	case provision.Retry:
-		err = c.settle(ctx, m, "nak", d.After, func() error { return m.NakWithDelay(d.After) })
+		err = l.settle(ctx, m, "nak", d.After, func() error { return m.NakWithDelay(d.After) })
 	}
 	if err != nil {
-		c.ports.Log.WarnContext(ctx, "the broker was not told what became of a message; it will be redelivered", "action", fmt.Sprint(d.Action), "key", d.Key, "error", err)
+		l.c.ports.Log.WarnContext(ctx, "the broker was not told what became of a message; it will be redelivered", "action", fmt.Sprint(d.Action), "key", d.Key, "error", err)
 	}
 }
 
 // settle tells the broker what became of a message, under a span and counted.
-func (c *Consumer) settle(ctx context.Context, m jetstream.Msg, operation string, after time.Duration, tell func() error) error {
-	span, began := c.settling(ctx, m, operation), time.Now()
+func (l *lane) settle(ctx context.Context, m jetstream.Msg, operation string, after time.Duration, tell func() error) error {
+	span, began := l.settling(ctx, m, operation), time.Now()
 	err := tell()
 	settled(span, err, after)
-	c.meter.settled(ctx, operation, m.Subject(), began, err)
+	l.c.meter.settled(ctx, l.name, operation, m.Subject(), began, err)
 	return err
 }
 

@@ -69,7 +69,7 @@ func (l *lane) run(ctx, beat context.Context, beating *sync.WaitGroup) error {
 	}
 	every := l.cons.CachedInfo().Config.AckWait / 3
 	beating.Go(func() { l.inHand.keepAlive(beat, every) })
-	l.c.meter.meet(ctx, l.name)
+	l.c.meter.meet(ctx, l.name, l.cons.CachedInfo().Config)
 	l.count(ctx, l.cons.CachedInfo())
 	var watching sync.WaitGroup
 	watching.Go(func() { l.watch(ctx) })

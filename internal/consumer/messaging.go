@@ -59,8 +59,8 @@ func (m *messaging) processed(ctx context.Context, consumer, subject string, beg
 }
 
 // settled measures an ack, a nak or a term.
-func (m *messaging) settled(ctx context.Context, operation, subject string, began time.Time, err error) {
-	m.took(ctx, operation, messagingconv.OperationTypeSettle, began, err, m.operation.AttrDestinationName(subject))
+func (m *messaging) settled(ctx context.Context, consumer, operation, subject string, began time.Time, err error) {
+	m.took(ctx, operation, messagingconv.OperationTypeSettle, began, err, m.operation.AttrConsumerGroupName(consumer), m.operation.AttrDestinationName(subject))
 }
 
 // published measures and counts a dead letter.

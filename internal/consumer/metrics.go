@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -32,7 +33,7 @@ type queueGauges struct {
 	oldest atomic.Int64
 }
 
-func newInstruments(m metric.Meter) (*instruments, error) {
+func newInstruments(m metric.Meter, deadSubject string) (*instruments, error) {
 	var errs []error
 	counter := func(name, description string) metric.Int64Counter {
 		c, err := m.Int64Counter(name, metric.WithDescription(description))
@@ -66,6 +67,7 @@ func newInstruments(m metric.Meter) (*instruments, error) {
 	ctx := context.Background()
 	i.working.Add(ctx, 0)
 	i.crashes.Add(ctx, 0)
+	i.sent.Add(ctx, 0, "publish", system, i.sent.AttrDestinationName(deadSubject))
 	for _, r := range []provision.DeadReason{
 		provision.DeadUndecodable, provision.DeadNoKey, provision.DeadInvalidKey, provision.DeadTooLarge, provision.DeadPanic,
 	} {
@@ -86,9 +88,15 @@ func of(consumer string) metric.MeasurementOption {
 	return metric.WithAttributes(attribute.String("consumer", consumer))
 }
 
-// meet makes the series of a consumer exist before its first message.
-func (i *instruments) meet(ctx context.Context, consumer string) {
+// meet makes the series of a consumer exist before its first message. What a
+// pattern of subjects will bring nobody knows.
+func (i *instruments) meet(ctx context.Context, consumer string, c jetstream.ConsumerConfig) {
 	i.redeliveries.Add(ctx, 0, of(consumer))
+	for _, subject := range append([]string{c.FilterSubject}, c.FilterSubjects...) {
+		if subject != "" && !strings.ContainsAny(subject, "*>") {
+			i.consumed.Add(ctx, 0, "receive", system, i.consumed.AttrConsumerGroupName(consumer), i.consumed.AttrDestinationName(subject))
+		}
+	}
 }
 
 // delivered takes note of a message as it comes from the broker.

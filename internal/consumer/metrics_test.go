@@ -100,9 +100,16 @@ func TestMetricsOfMessages(t *testing.T) {
 			t.Errorf("dead letters for %s: %v, %v", reason, v, there)
 		}
 	}
+	if v, there := sum(t, reader, "messaging.client.sent.messages", attribute.String("messaging.destination.name", "deploy.dead")); v != 0 || !there {
+		t.Errorf("dead letters published: %v, %v", v, there)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
+	eventually(t, "deliveries are there as zero", func() bool {
+		v, there := sum(t, reader, "messaging.client.consumed.messages", attribute.String("messaging.destination.name", subject))
+		return v == 0 && there
+	})
 	for _, key := range []string{"fine", "waits", "dead", "panics"} {
 		if _, err := r.js.Publish(t.Context(), subject, []byte(key)); err != nil {
 			t.Fatal(err)
@@ -119,7 +126,7 @@ func TestMetricsOfMessages(t *testing.T) {
 		{"messaging.process.duration", []attribute.KeyValue{at("error.type", provision.WaitLedger)}, 1},
 		{"messaging.process.duration", []attribute.KeyValue{at("error.type", "no-key")}, 1},
 		{"messaging.process.duration", []attribute.KeyValue{at("error.type", "panic")}, 1},
-		{"messaging.client.operation.duration", []attribute.KeyValue{at("messaging.operation.name", "ack"), at("messaging.operation.type", "settle")}, 3},
+		{"messaging.client.operation.duration", []attribute.KeyValue{at("messaging.operation.name", "ack"), at("messaging.operation.type", "settle"), at("messaging.consumer.group.name", "worker")}, 3},
 		{"messaging.client.operation.duration", []attribute.KeyValue{at("messaging.operation.name", "nak")}, 2},
 		{"messaging.client.operation.duration", []attribute.KeyValue{at("messaging.operation.name", "term")}, 1},
 		{"messaging.client.operation.duration", []attribute.KeyValue{at("messaging.operation.name", "publish"), at("messaging.destination.name", "deploy.dead")}, 1},

@@ -149,18 +149,19 @@ func tellResult(span trace.Span, d provision.Disposition) {
 }
 
 // settling starts the span of telling the broker what became of a message.
-func (c *Consumer) settling(ctx context.Context, m jetstream.Msg, operation string) trace.Span {
-	if c.ports.Tracer == nil || !trace.SpanContextFromContext(ctx).IsSampled() {
+func (l *lane) settling(ctx context.Context, m jetstream.Msg, operation string) trace.Span {
+	if l.c.ports.Tracer == nil || !trace.SpanContextFromContext(ctx).IsSampled() {
 		return noSpan
 	}
-	_, span := c.ports.Tracer.Start(ctx, operation+" "+m.Subject(), clientSpan...)
+	_, span := l.c.ports.Tracer.Start(ctx, operation+" "+m.Subject(), clientSpan...)
 	if span.IsRecording() {
-		span.SetAttributes(
+		span.SetAttributes(append(append(make([]attribute.KeyValue, 0, 8),
 			onNATS,
 			semconv.MessagingOperationName(operation),
 			semconv.MessagingOperationTypeSettle,
 			semconv.MessagingDestinationName(m.Subject()),
-		)
+			semconv.MessagingConsumerGroupName(l.name),
+		), l.c.peer()...)...)
 	}
 	return span
 }

@@ -34,7 +34,7 @@ func TestSpansOfNobodyCostNothing(t *testing.T) {
 	n := testing.AllocsPerRun(100, func() {
 		ctx, span := l.begin(t.Context(), m, provision.Message{})
 		tellResult(span, d)
-		settled(c.settling(ctx, m, "ack"), nil, time.Second)
+		settled(l.settling(ctx, m, "ack"), nil, time.Second)
 		span.End()
 	})
 	if n != 0 {

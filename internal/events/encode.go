@@ -39,7 +39,7 @@ func Encode(prefix string, e provision.Event) (*nats.Msg, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode event %s: %w", e.ID, err)
 	}
-	msg := nats.NewMsg(prefix + "." + string(e.Kind))
+	msg := nats.NewMsg(subject(prefix, e.Kind))
 	msg.Data = data
 	set := func(name, value string) {
 		if value != "" {
@@ -128,3 +128,5 @@ func document(problem json.RawMessage) json.RawMessage {
 	}
 	return wrapped
 }
+
+func subject(prefix string, k provision.Kind) string { return prefix + "." + string(k) }

@@ -53,7 +53,12 @@ func TestPublishIsMeasured(t *testing.T) {
 			t.Errorf("%q: sent %d, measured %d", want, sent[want], measured[want])
 		}
 	}
-	if len(sent) != 3 || len(measured) != 3 {
+	for _, want := range []string{"publish nats deploy.provisioning ", "publish nats deploy.held "} {
+		if n, there := sent[want]; n != 0 || !there {
+			t.Errorf("%q: sent %d, there %v; want a zero", want, n, there)
+		}
+	}
+	if len(sent) != 5 || len(measured) != 3 {
 		t.Errorf("sent %v, measured %v", sent, measured)
 	}
 }

@@ -86,7 +86,7 @@ func NewPublisher(c PublisherConfig) *Publisher {
 		// that it has to.
 		options: []jetstream.PublishOpt{jetstream.WithRetryAttempts(0)},
 		tracer:  c.Tracer,
-		meter:   newInstruments(c.Meter),
+		meter:   newInstruments(c.Meter, cmp.Or(c.Prefix, DefaultPrefix)),
 		peer:    c.Peer,
 	}
 	if c.Stream != "" {

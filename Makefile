@@ -70,7 +70,7 @@ RELEASE_ENV := CGO_ENABLED=0 GOFLAGS= GOEXPERIMENT= GOAMD64=v1 GOARM64=v8.0 GOWO
 DEPLOY_FLAGS ?=
 
 # All of what CI runs, in this order: what fails fast comes first.
-CHECKS := tools tidy-check vet lint proto-check generate-check build deploy-check test crash-short fleet-short bench-short test-container cluster-short fuzz demo report-check
+CHECKS := tools tidy-check vet lint proto-check generate-check build deploy-check test crash-short fleet-short test-container cluster-short fuzz demo report-check
 
 # Sums over the files that git knows or would add, to see what a command changed.
 TREE := git ls-files -z --cached --others --exclude-standard | sort -zu | xargs -0 sha256sum 2>/dev/null || true

@@ -165,6 +165,32 @@ func TestCreatePartWritten(t *testing.T) {
 	}
 }
 
+// TestCreateIsOneWrite: net/http would send the headers in a packet of their own
+// if it could not see that the body is at hand, which the tracing layer hides.
+func TestCreateIsOneWrite(t *testing.T) {
+	t.Parallel()
+	var writes atomic.Int64
+	c := serve(t, Config{}, respond(http.StatusCreated, "application/json", createdBody))
+	c.create.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		return writingConn{conn, &writes}, err
+	}
+	if a := c.Create(callContext(t, time.Minute), anOrder); a.Verdict != provision.VerdictCreated || writes.Load() != 1 {
+		t.Errorf("%d writes, answer %+v", writes.Load(), a)
+	}
+}
+
+type writingConn struct {
+	net.Conn
+
+	writes *atomic.Int64
+}
+
+func (c writingConn) Write(p []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(p)
+}
+
 // TestCreateOverTLS: the bytes of the handshake are no request, and the
 // channel speaks HTTP/1.1 to a server that offers HTTP/2.
 func TestCreateOverTLS(t *testing.T) {

@@ -25,7 +25,7 @@ export TESTCONTAINERS_RYUK_DISABLED ?= true
 
 # What `make test` and the container lane give to go test.
 RACE ?= -race
-TESTFLAGS ?= $(RACE) -shuffle=on -count=1 -timeout=10m
+TESTFLAGS ?= $(RACE) -shuffle=on -count=1 -timeout=25m
 
 # The packages whose tests use a broker, as far as they exist.
 CONTAINER_PACKAGES := $(patsubst %,./%/...,$(wildcard \

@@ -73,6 +73,6 @@ func ReportErrors(l *slog.Logger) {
 		if now-before < int64(complaintEvery) || !last.CompareAndSwap(before, now) {
 			return
 		}
-		l.Warn("telemetry is not exported; the work goes on", "error", err)
+		l.Warn("OpenTelemetry reports a fault; the work goes on", "error", err)
 	}))
 }

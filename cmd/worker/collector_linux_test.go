@@ -47,40 +47,46 @@ func (c *collector) buffer(size int) []byte {
 	return make([]byte, size, max(size, 1<<18))
 }
 
+// spansEach is how many spans a request has that goes straight to its server.
+const spansEach = 11
+
 // await returns when the spans of so many requests are there: what is exported
-// after a turn is not paid by the next one, and a span that the worker dropped,
-// because it makes more than it exports, fails the benchmark.
+// after a turn is not paid by the next one, and spans that the worker dropped,
+// because it makes more than it exports, fail the benchmark.
 func (c *collector) await(b *testing.B, requests int) {
 	b.Helper()
-	deliveries := 0
+	deliveries, all := 0, 0
 	eventually(b, "every span is exported", func() bool {
 		c.mu.Lock()
 		got := c.got
 		c.got = nil
 		c.mu.Unlock()
 		for _, body := range got {
-			deliveries += countDeliveries(b, body)
+			ofDeliveries, spans := count(b, body)
+			deliveries, all = deliveries+ofDeliveries, all+spans
 		}
 		c.mu.Lock()
 		c.spare = append(c.spare, got...)
 		c.mu.Unlock()
-		return deliveries == requests
+		return deliveries == requests && all >= spansEach*requests
 	})
 }
 
-// countDeliveries returns how many spans of an export are of deliveries.
-func countDeliveries(b *testing.B, body []byte) (n int) {
+// count returns how many spans are in an export, and how many of them are of
+// deliveries.
+func count(b *testing.B, body []byte) (deliveries, all int) {
 	b.Helper()
 	var batch collectorpb.ExportTraceServiceRequest
 	must(b, proto.Unmarshal(body, &batch))
 	for _, r := range batch.GetResourceSpans() {
 		for _, s := range r.GetScopeSpans() {
+			all += len(s.GetSpans())
 			for _, span := range s.GetSpans() {
 				if strings.HasPrefix(span.GetName(), "process ") {
-					n++
+					deliveries++
 				}
 			}
 		}
 	}
-	return n
+	return deliveries, all
 }

@@ -48,7 +48,7 @@ func (c *collector) buffer(size int) []byte {
 }
 
 // spansEach is how many spans a request has that goes straight to its server.
-const spansEach = 11
+const spansEach = 10
 
 // await returns when the spans of so many requests are there: what is exported
 // after a turn is not paid by the next one, and spans that the worker dropped,

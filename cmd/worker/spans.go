@@ -16,8 +16,9 @@ import (
 	"github.com/hostup/deploy-worker/internal/provision"
 )
 
-// withSpans puts a span around every call of the ledger. Without a tracer the
-// ports stay as they are.
+// withSpans puts a span around every write of the ledger; reads are quick, and a
+// slow one is the gap between two spans. Without a tracer the ports stay as they
+// are.
 func withSpans(ports provision.Ports, tracer trace.Tracer) provision.Ports {
 	if tracer == nil {
 		return ports
@@ -46,18 +47,16 @@ type ledgerSpan struct {
 	attrs []attribute.KeyValue
 }
 
-// The operations of the ledger in spans.
+// The writes of the ledger in spans.
 const (
-	opLoad     = "load"
-	opStore    = "store"
-	opIntend   = "intend"
-	opFinished = "finished"
-	opRelease  = "release"
+	opStore   = "store"
+	opIntend  = "intend"
+	opRelease = "release"
 )
 
 func newLedgerSpans(tracer trace.Tracer) ledgerSpans {
 	s := ledgerSpans{tracer: tracer, calls: make(map[ledgerCall]ledgerSpan)}
-	for _, operation := range []string{opLoad, opStore, opIntend, opFinished, opRelease} {
+	for _, operation := range []string{opStore, opIntend, opRelease} {
 		for _, state := range []provision.State{
 			"", provision.StateAccepted, provision.StateCreating, provision.StateUnknown, provision.StateHeld,
 			provision.StateCreated, provision.StateFailed, provision.StateDone,
@@ -74,7 +73,7 @@ func newLedgerSpans(tracer trace.Tracer) ledgerSpans {
 
 var clientSpan = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindClient)}
 
-// around makes a span of a call, if it is part of a request that is exported.
+// around makes a span of a write, if it is part of a request that is exported.
 // state is what a record is stored as, if it is.
 func (s ledgerSpans) around(ctx context.Context, operation string, state provision.State, call func(context.Context) error) error {
 	if !trace.SpanContextFromContext(ctx).IsSampled() {
@@ -109,20 +108,12 @@ func ledgerErrorType(err error) string {
 	}
 }
 
-// Each decorator embeds the port, so that a method it does not know passes.
+// Each decorator embeds the port: reads pass, and so does a method it does not know.
 
 type tracedLedger struct {
 	provision.Ledger
 
 	spans ledgerSpans
-}
-
-func (l tracedLedger) Load(ctx context.Context, key string) (r *provision.Record, err error) {
-	err = l.spans.around(ctx, opLoad, "", func(ctx context.Context) error {
-		r, err = l.Ledger.Load(ctx, key)
-		return err
-	})
-	return r, err
 }
 
 func (l tracedLedger) Store(ctx context.Context, r *provision.Record) error {
@@ -137,14 +128,6 @@ type tracedNames struct {
 	provision.Names
 
 	spans ledgerSpans
-}
-
-func (n tracedNames) Finished(ctx context.Context, name string) (past provision.Past, err error) {
-	err = n.spans.around(ctx, opFinished, "", func(ctx context.Context) error {
-		past, err = n.Names.Finished(ctx, name)
-		return err
-	})
-	return past, err
 }
 
 func (n tracedNames) Release(ctx context.Context, r *provision.Record) error {

@@ -37,7 +37,9 @@ type Disposition struct {
 	VPSID     string
 	// Err is why the message has to wait, when that is an error.
 	Err error
-	// changed ends a wait in hand early.
+	// changed ends a wait in hand early; nil for one that nothing but time ends.
+	// Who takes turns and gives them back changes the gate, so who waits for
+	// something else must not listen to it: two of them would wake each other.
 	changed <-chan struct{}
 }
 

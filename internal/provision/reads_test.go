@@ -63,11 +63,11 @@ func (f *crew) meterReads(seed uint64) {
 	}
 }
 
-// Hundreds of calls whose answers are lost at once are looked up without
+// A thousand calls whose answers are lost at once are looked up without
 // overrunning HostUp's limit on reads, whatever its answers say of it; the limit
 // on creates is another one, which they do not use up.
 func TestStormOfLooks(t *testing.T) {
-	const n, limit, span = 250, 25, 5 * time.Second
+	const n, limit, span = 1000, 100, 5 * time.Second
 	for _, headers := range []string{"all", "429", "retry-after"} {
 		t.Run(headers, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -138,6 +138,35 @@ func TestReadTurns(t *testing.T) {
 		if _, err = turns.Enter(t.Context()); err == nil {
 			t.Error("a closed gate does not open because nobody can see it")
 		}
+		f.stop()
+	})
+}
+
+// Two requests that wait in one process for reads do not wake each other with
+// the turns to create that they take and give back.
+func TestNobodyWakesAnother(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		f := newCrew(newWorld(t), 1, 3)
+		f.meterReads(4)
+		wk := f.workers[0]
+		wk.once(order("first")) // opens the ramp and reads the account
+		leave, err := wk.turns.Enter(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		leave(provision.ReadAnswer{Status: 429, RetryAfter: 3 * time.Second})
+		wk.life.dieAt = 200
+		var waiting sync.WaitGroup
+		for _, key := range []string{"a", "b"} {
+			waiting.Go(func() {
+				m := order(key)
+				m.Deliveries = 2
+				if d, alive := wk.deliver(t.Context(), m); !alive || d.Action != provision.Done {
+					t.Errorf("%s: alive %v, %+v", key, alive, d)
+				}
+			})
+		}
+		waiting.Wait()
 		f.stop()
 	})
 }

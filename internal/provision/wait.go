@@ -54,9 +54,9 @@ func later(d time.Duration) time.Duration {
 	return d + rand.N(spread)
 }
 
-// sleep waits in hand. It ends early, with true, when the gate changes or, for
-// who waits for others' creates, when one of them has settled, and with false
-// when ctx ends.
+// sleep waits in hand. It ends early, with true, when what it waits for changes:
+// the gate, for who was denied by it, or, for who waits for others' creates, when
+// one of them has settled. It ends with false when ctx does.
 func (p *Provisioner) sleep(ctx context.Context, d Disposition) bool {
 	p.meter.waits.enter(d.Reason)
 	defer p.meter.waits.leave(d.Reason)
@@ -66,14 +66,10 @@ func (p *Provisioner) sleep(ctx context.Context, d Disposition) bool {
 	if d.Reason == WaitCrowded {
 		freed = p.book.Freed()
 	}
-	changed := d.changed
-	if changed == nil {
-		changed = p.gate.Changed()
-	}
 	select {
 	case <-t.C:
 	case <-freed:
-	case <-changed:
+	case <-d.changed:
 	case <-ctx.Done():
 		return false
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -67,16 +66,7 @@ func (s *suite) begin(ctx context.Context) (err error) {
 	if s.dir, err = os.MkdirTemp("", "bench-"); err != nil {
 		return err
 	}
-	build := func(name, path string, flags ...string) error {
-		args := append([]string{"build", "-trimpath", "-buildvcs=false", "-o", s.program(name)}, flags...)
-		cmd := exec.CommandContext(ctx, "go", append(args, path)...)
-		cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("go build %s: %w\n%s", path, err, out)
-		}
-		return nil
-	}
-	flags := []string{"-ldflags", "-s -w"}
+	var flags []string
 	if s.profiles != "" {
 		overlay, err := s.overlay()
 		if err != nil {
@@ -84,10 +74,10 @@ func (s *suite) begin(ctx context.Context) (err error) {
 		}
 		flags = []string{"-overlay", overlay}
 	}
-	if err := build("worker", "github.com/hostup/deploy-worker/cmd/worker", flags...); err != nil {
+	if err := proctest.Compile(ctx, nil, s.program("worker"), "github.com/hostup/deploy-worker/cmd/worker", flags...); err != nil {
 		return err
 	}
-	if err := build("nats-server", "github.com/nats-io/nats-server/v2"); err != nil {
+	if err := proctest.Compile(ctx, nil, s.program("nats-server"), "github.com/nats-io/nats-server/v2"); err != nil {
 		return err
 	}
 	s.printf("bench: %d CPUs, %s, %d repetitions of about %s\n", runtime.NumCPU(), runtime.Version(), s.reps, s.length)

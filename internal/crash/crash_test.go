@@ -27,6 +27,7 @@ package crash
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -275,20 +276,15 @@ func (s *suite) playOne(ctx context.Context, n int, unsafe string) (r *round) {
 // nats-server that go.mod pins.
 func (s *suite) build(ctx context.Context) error {
 	const path = "github.com/hostup/deploy-worker/cmd/worker"
-	worker := []string{"build", "-tags", "failpoints", "-o", s.program("worker")}
+	flags, env := []string{"-tags", "failpoints"}, []string(nil)
 	if s.race {
-		worker = append(worker, "-race")
+		flags, env = append(flags, "-race"), []string{"CGO_ENABLED=1"}
 	}
-	for _, args := range [][]string{
-		append(worker, path),
-		{"build", "-o", s.program("shipped"), path},
-		{"build", "-o", s.program("nats-server"), "github.com/nats-io/nats-server/v2"},
-	} {
-		if out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil {
-			return fmt.Errorf("go %v: %w\n%s", args, err, out)
-		}
-	}
-	return nil
+	return errors.Join(
+		proctest.Compile(ctx, env, s.program("worker"), path, flags...),
+		proctest.Compile(ctx, nil, s.program("shipped"), path),
+		proctest.Compile(ctx, nil, s.program("nats-server"), "github.com/nats-io/nats-server/v2"),
+	)
 }
 
 // refuses checks that the worker as it ships does not start when it is asked to

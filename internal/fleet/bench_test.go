@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime/debug"
 	"time"
@@ -34,9 +33,9 @@ func (b *bench) begin(ctx context.Context) (err error) {
 	for name, path := range map[string]string{
 		"worker": "github.com/hostup/deploy-worker/cmd/worker", "nats-server": "github.com/nats-io/nats-server/v2",
 	} {
-		if out, err := exec.CommandContext(ctx, "go", "build", "-o", b.program(name), path).CombinedOutput(); err != nil {
+		if err := proctest.Compile(ctx, nil, b.program(name), path); err != nil {
 			b.end()
-			return fmt.Errorf("go build %s: %w\n%s", path, err, out)
+			return err
 		}
 	}
 	return nil

@@ -1,6 +1,6 @@
-// Package proctest runs real processes for suites that judge the worker from
-// outside: any program with the end of its log, and nats-server with a store of
-// its own. It is for tests only and imports nothing of this module.
+// Package proctest builds programs and runs them for suites that judge the worker
+// from outside: any program with the end of its log, and nats-server with a store
+// of its own. It is for tests only and imports nothing of this module.
 package proctest
 
 import (

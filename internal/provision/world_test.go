@@ -156,13 +156,14 @@ func (l *life) kill() {
 
 // worker is one process: a Provisioner with a gate of its own.
 type worker struct {
-	turns *provision.ReadGate
 	*provision.Provisioner
 	w    *world
 	gate *provision.Gate
-	name string
-	life *life
-	logs *logs
+	// turns are those of its reads, nil for a worker that has them all.
+	turns *provision.ReadGate
+	name  string
+	life  *life
+	logs  *logs
 	// facts is the worker's own cache, see account.apart.
 	facts *admission.Facts
 }

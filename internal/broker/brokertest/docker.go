@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -16,6 +15,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/testcontainers/testcontainers-go"
 	tclog "github.com/testcontainers/testcontainers-go/log"
+
+	"github.com/hostup/deploy-worker/internal/proctest"
 )
 
 // ErrNoDocker says that no Docker engine answered.
@@ -193,15 +194,7 @@ func NATSImage(ctx context.Context, docker *testcontainers.DockerProvider) (stri
 // Compile builds the program of a package for a container without anything else
 // in it.
 func Compile(ctx context.Context, program, pkg string, flags ...string) error {
-	args := append([]string{"build", "-trimpath", "-ldflags=-s -w", "-o", program}, flags...)
-	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...) //nolint:gosec // tests name what is built
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
-
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
-	}
-
-	return nil
+	return proctest.Compile(ctx, []string{"GOOS=linux"}, program, pkg, flags...)
 }
 
 // Image builds an image from nothing but programs in a directory; the first of

@@ -11,6 +11,8 @@ MAKEFLAGS += --no-print-directory
 BUF_VERSION := v1.75.0
 GOLANGCI_LINT_VERSION := v2.15.0
 ACTIONLINT_VERSION := v1.7.12
+# Only for `make bench-compare`.
+BENCHSTAT_VERSION := v0.0.0-20260908200009-22c9c6c9d4da
 
 # Only for `make deploy-check-k8s`: together they take minutes to build.
 HELM_VERSION := v3.22.0
@@ -59,6 +61,13 @@ SCENARIO ?= all
 # For `make bench`: -concurrency=1,64, -latency=0s, -reps=5, -length=5s, -judge or
 # -profile=DIR among others.
 BENCH_FLAGS ?=
+
+# For `make bench-compare`: the commit, which benchmarks, how often, and for how
+# long each time.
+BASE ?=
+BENCH ?=
+COUNT ?= 10
+BENCHTIME ?= 100ms
 
 # `make release` builds for these. The bytes depend on the sources, on the version
 # and on the Go toolchain, and on nothing else of the machine.
@@ -181,6 +190,10 @@ bench-million: ## Drain a backlog of a million requests, and work on a ledger of
 bench-short: ## Run a small form of the benchmark, which judges what was done and not how fast
 	go test -v -count=1 -timeout=0 -short ./internal/bench -scenario=$(SCENARIO) $(BENCH_FLAGS)
 
+.PHONY: bench-compare
+bench-compare: .bin/benchstat@$(BENCHSTAT_VERSION) ## Compare decoding, judging and encoding with the last commit, or with BASE
+	BENCH='$(BENCH)' COUNT=$(COUNT) BENCHTIME=$(BENCHTIME) internal/bench/compare.sh .bin/benchstat $(BASE)
+
 .PHONY: submit-10k
 submit-10k: ## Order 10 000 servers from a file with worker submit, against worker run --dev
 	go test -run "^$$" -bench Submit10k -benchtime 1x ./cmd/worker
@@ -284,6 +297,9 @@ k8s-tools: .bin/helm@$(HELM_VERSION) .bin/kubectl-validate@$(KUBECTL_VALIDATE_VE
 
 .bin/kustomize@%:
 	$(call install,kustomize,sigs.k8s.io/kustomize/kustomize/v5,,$*)
+
+.bin/benchstat@%:
+	$(call install,benchstat,golang.org/x/perf,/cmd/benchstat,$*)
 
 .bin/actionlint@%:
 	$(call install,actionlint,github.com/rhysd/actionlint,/cmd/actionlint,$*)

@@ -93,33 +93,3 @@ func TestRequestRoundTrip(t *testing.T) {
 		}
 	})
 }
-
-func BenchmarkDecodeJSON(b *testing.B) {
-	h := headers("content-type", "application/json", "ce-id", "evt-1", "Nats-Msg-Id", "m-1", "traceparent", traceparent)
-	data := []byte(contractRequest)
-	b.ReportAllocs()
-	for b.Loop() {
-		Decode(h, data)
-	}
-}
-
-func BenchmarkDecodeProtobuf(b *testing.B) {
-	h, data, err := EncodeRequest(contractRequestDecoded(), provision.Protobuf)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		Decode(h, data)
-	}
-}
-
-func BenchmarkEncodeJSON(b *testing.B) {
-	e := failedEvent()
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := Encode("deploy", e); err != nil {
-			b.Fatal(err)
-		}
-	}
-}

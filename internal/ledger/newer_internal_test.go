@@ -222,7 +222,7 @@ func sameJSON(t *testing.T, got, want string) {
 
 // What keeping costs: nothing but one look at a record that was never read, as
 // every one is on its way from order to server.
-func BenchmarkEncode(b *testing.B) {
+func BenchmarkRecord(b *testing.B) {
 	plain, err := decode[provision.Record]([]byte(`{"idempotencyKey":"k","state":"done","request":{"name":"web-01","cpuCores":2,"memoryGb":4,"storageGb":80,"region":"stockholm","metadata":{"customer":"c-17"}},"requestedAt":"2026-11-23T10:00:00Z","deadline":"2026-11-24T10:00:00Z","attempts":[{"number":1,"token":"t","startedAt":"2026-11-23T10:00:00Z","verdict":"created","status":201}],"sent":1,"vpsId":"vps_1","outcome":{"kind":"provisioning","occurredAt":"2026-11-23T10:00:00Z"},"createdAt":"2026-11-23T10:00:00Z","updatedAt":"2026-11-23T10:00:00Z"}`))
 	if err != nil {
 		b.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hostup/deploy-worker/internal/broker"
@@ -157,7 +158,9 @@ func (c *demoCmd) perform(ctx context.Context, s workerSettings, log *slog.Logge
 	var beside errgroup.Group
 	beside.Go(func() error { return e.run(working) })
 	beside.Go(func() error { saw.watch(working, e.book, log); return nil })
-	show.tracer = tel.Tracers.Tracer(telemetry.Scope)
+	if show.tracer = tel.Tracer(); show.tracer == nil {
+		show.tracer = noop.Tracer{}
+	}
 	err = show.play(ctx, s, js)
 	stopWork()
 	if ended := beside.Wait(); err == nil {

@@ -8,10 +8,10 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/hostup/deploy-worker/internal/provision"
+	"github.com/hostup/deploy-worker/internal/series"
 )
 
 type instruments struct {
@@ -23,6 +23,9 @@ type instruments struct {
 	redeliveries metric.Int64Counter
 	delay        metric.Float64Histogram
 	queues       queueGauges
+	// of is the series of a consumer, with the reason those of a dead letter.
+	of   *series.By[string]
+	with *series.By[provision.DeadReason]
 }
 
 // queueGauges are what the broker says of one durable consumer.
@@ -46,6 +49,7 @@ func newInstruments(m metric.Meter, deadSubject string) (*instruments, error) {
 		return g
 	}
 	i := &instruments{
+		of: series.Label[string]("consumer"), with: series.Label[provision.DeadReason]("reason"),
 		letters:      counter("hostup_worker.dead_letters", "Messages moved to the dead letters, by reason"),
 		crashes:      counter("hostup_worker.panics", "Panics while handling a message"),
 		redeliveries: counter("hostup_worker.redeliveries", "Deliveries of messages that were delivered before, by consumer"),
@@ -67,11 +71,11 @@ func newInstruments(m metric.Meter, deadSubject string) (*instruments, error) {
 	ctx := context.Background()
 	i.working.Add(ctx, 0)
 	i.crashes.Add(ctx, 0)
-	i.sent.Add(ctx, 0, "publish", system, i.sent.AttrDestinationName(deadSubject))
+	i.sent.Inst().Add(ctx, 0, i.series.Of(publish(deadSubject)))
 	for _, r := range []provision.DeadReason{
 		provision.DeadUndecodable, provision.DeadNoKey, provision.DeadInvalidKey, provision.DeadTooLarge, provision.DeadPanic,
 	} {
-		i.letters.Add(ctx, 0, metric.WithAttributes(attribute.String("reason", string(r))))
+		i.letters.Add(ctx, 0, i.with.Of(r))
 	}
 	return i, nil
 }
@@ -79,42 +83,38 @@ func newInstruments(m metric.Meter, deadSubject string) (*instruments, error) {
 func (i *instruments) inWork(ctx context.Context, n int64) { i.working.Add(ctx, n) }
 
 func (i *instruments) dead(ctx context.Context, r provision.DeadReason) {
-	i.letters.Add(ctx, 1, metric.WithAttributes(attribute.String("reason", string(r))))
+	i.letters.Add(ctx, 1, i.with.Of(r))
 }
 
 func (i *instruments) panicked(ctx context.Context) { i.crashes.Add(ctx, 1) }
 
-func of(consumer string) metric.MeasurementOption {
-	return metric.WithAttributes(attribute.String("consumer", consumer))
-}
-
 // meet makes the series of a consumer exist before its first message. What a
 // pattern of subjects will bring nobody knows.
 func (i *instruments) meet(ctx context.Context, consumer string, c jetstream.ConsumerConfig) {
-	i.redeliveries.Add(ctx, 0, of(consumer))
+	i.redeliveries.Add(ctx, 0, i.of.Of(consumer))
 	for _, subject := range append([]string{c.FilterSubject}, c.FilterSubjects...) {
 		if subject != "" && !strings.ContainsAny(subject, "*>") {
-			i.consumed.Add(ctx, 0, "receive", system, i.consumed.AttrConsumerGroupName(consumer), i.consumed.AttrDestinationName(subject))
+			i.received(ctx, 0, consumer, subject)
 		}
 	}
 }
 
 // delivered takes note of a message as it comes from the broker.
 func (i *instruments) delivered(ctx context.Context, consumer string, m jetstream.Msg) {
-	i.received(ctx, consumer, m.Subject())
+	i.received(ctx, 1, consumer, m.Subject())
 	meta, err := m.Metadata()
 	switch {
 	case err != nil:
 	case meta.NumDelivered > 1:
-		i.redeliveries.Add(ctx, 1, of(consumer))
+		i.redeliveries.Add(ctx, 1, i.of.Of(consumer))
 	default:
-		i.delay.Record(ctx, max(time.Since(meta.Timestamp).Seconds(), 0), of(consumer))
+		i.delay.Record(ctx, max(time.Since(meta.Timestamp).Seconds(), 0), i.of.Of(consumer))
 	}
 }
 
 // queue shows what the broker says of a consumer, of whose messages so many wait.
 func (i *instruments) queue(ctx context.Context, consumer string, info *jetstream.ConsumerInfo, waiting int) {
-	label := of(consumer)
+	label := i.of.Of(consumer)
 	i.queues.waiting.Record(ctx, int64(waiting), label)
 	i.queues.pending.Record(ctx, int64(min(info.NumPending, 1<<62)), label)
 	i.queues.ackPending.Record(ctx, int64(info.NumAckPending), label)

@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/hostup/deploy-worker/internal/provision"
+	"github.com/hostup/deploy-worker/internal/series"
 )
 
 // Attributes that no convention registers (docs/tracing.md): there is none for
@@ -26,9 +27,6 @@ const (
 	attrSequence  = attribute.Key("messaging.nats.stream.sequence")
 	attrDelivered = attribute.Key("messaging.nats.num_delivered")
 )
-
-// onNATS is the messaging.system of NATS, as everybody writes it.
-var onNATS = semconv.MessagingSystemKey.String("nats")
 
 // noSpan is the span of what nobody is to see.
 var noSpan trace.Span = noop.Span{}
@@ -90,7 +88,7 @@ func (l *lane) about(m jetstream.Msg, msg provision.Message) []attribute.KeyValu
 		id = strconv.FormatUint(msg.Sequence, 10)
 	}
 	as := append(make([]attribute.KeyValue, 0, 24),
-		onNATS,
+		series.System,
 		semconv.MessagingOperationName("process"),
 		semconv.MessagingOperationTypeProcess,
 		semconv.MessagingDestinationName(m.Subject()),
@@ -156,7 +154,7 @@ func (l *lane) settling(ctx context.Context, m jetstream.Msg, operation string) 
 	_, span := l.c.ports.Tracer.Start(ctx, operation+" "+m.Subject(), clientSpan...)
 	if span.IsRecording() {
 		span.SetAttributes(append(append(make([]attribute.KeyValue, 0, 8),
-			onNATS,
+			series.System,
 			semconv.MessagingOperationName(operation),
 			semconv.MessagingOperationTypeSettle,
 			semconv.MessagingDestinationName(m.Subject()),

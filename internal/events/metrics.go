@@ -4,22 +4,19 @@ import (
 	"context"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/semconv/v1.43.0/messagingconv"
 
 	"github.com/hostup/deploy-worker/internal/provision"
+	"github.com/hostup/deploy-worker/internal/series"
 )
 
 // instruments are those of the OpenTelemetry messaging conventions.
 type instruments struct {
 	operation messagingconv.ClientOperationDuration
 	sent      messagingconv.ClientSentMessages
+	series    *series.By[series.Operation]
 }
-
-// system is the messaging.system of NATS; none is registered, and everybody
-// uses this one.
-const system = messagingconv.SystemAttr("nats")
 
 // newInstruments counts nothing with a nil meter, and begins at zero for each
 // subject with this prefix. Their names are constants: one that a meter refused
@@ -27,19 +24,21 @@ const system = messagingconv.SystemAttr("nats")
 func newInstruments(m metric.Meter, prefix string) instruments {
 	operation, _ := messagingconv.NewClientOperationDuration(m)
 	sent, _ := messagingconv.NewClientSentMessages(m)
+	i := instruments{operation, sent, series.Operations()}
 	for _, kind := range []provision.Kind{provision.KindProvisioning, provision.KindFailed, provision.KindHeld} {
-		sent.Add(context.Background(), 0, "publish", system, sent.AttrDestinationName(subject(prefix, kind)))
+		i.sent.Inst().Add(context.Background(), 0, i.series.Of(series.Operation{Name: "publish", Destination: subject(prefix, kind)}))
 	}
-	return instruments{operation, sent}
+	return i
 }
 
 // published measures and counts one event. An event that was sent again
 // counts again.
 func (i *instruments) published(ctx context.Context, subject string, began time.Time, err error) {
-	attrs := []attribute.KeyValue{i.operation.AttrDestinationName(subject)}
+	of := series.Operation{Name: "publish", Destination: subject}
 	if err != nil {
-		attrs = append(attrs, i.operation.AttrErrorType(messagingconv.ErrorTypeAttr(errorType(err))))
+		of.Error = errorType(err)
 	}
-	i.sent.Add(ctx, 1, "publish", system, attrs...)
-	i.operation.Record(ctx, time.Since(began).Seconds(), "publish", system, append(attrs, i.operation.AttrOperationType(messagingconv.OperationTypeSend))...)
+	i.sent.Inst().Add(ctx, 1, i.series.Of(of))
+	of.Type = "send"
+	i.operation.Inst().Record(ctx, time.Since(began).Seconds(), i.series.Of(of))
 }

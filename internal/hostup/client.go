@@ -13,7 +13,6 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/propagation"
-	tracenoop "go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/hostup/deploy-worker/internal/admission"
 )
@@ -54,7 +53,8 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse the API address: %w", err)
 	}
-	clamped, err := cfg.MeterProvider.Meter(scope).Int64Counter("hostup_worker.retry_after.clamped",
+	meter := cfg.MeterProvider.Meter(scope)
+	clamped, err := meter.Int64Counter("hostup_worker.retry_after.clamped",
 		metric.WithUnit("{answer}"),
 		metric.WithDescription("Answers whose wish to wait was too long (clamped) or could not be used (ignored)"))
 	if err != nil {
@@ -63,11 +63,15 @@ func New(cfg Config) (*Client, error) {
 	for _, kind := range []string{clampedWait, ignoredWait} {
 		clamped.Add(context.Background(), 0, metric.WithAttributes(attribute.String("kind", kind)))
 	}
+	calls, err := newClientMetrics(meter, base)
+	if err != nil {
+		return nil, err
+	}
 	pool := newPool(cfg.RootCAs)
 	return &Client{
 		base: base, tokens: cfg.Token, userAgent: cfg.UserAgent, readTimeout: cfg.ReadTimeout,
 		retryAfterMax: cfg.RetryAfterMax, now: cfg.Now, clamped: clamped, onRead: cfg.OnRead, turns: cfg.Reads, onClock: cfg.OnClock,
-		create: newCreateChannel(cfg), pool: pool, reads: traced(cfg, carrier{pool}),
+		create: newCreateChannel(cfg, calls), pool: pool, reads: layered(cfg, calls, pool),
 	}, nil
 }
 
@@ -79,9 +83,6 @@ func (c Config) withDefaults() Config {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	if c.TracerProvider == nil {
-		c.TracerProvider = tracenoop.NewTracerProvider()
-	}
 	if c.MeterProvider == nil {
 		c.MeterProvider = metricnoop.NewMeterProvider()
 	}
@@ -89,6 +90,11 @@ func (c Config) withDefaults() Config {
 		c.Propagator = propagation.TraceContext{}
 	}
 	return c
+}
+
+// layered puts around a transport what both channels have.
+func layered(cfg Config, calls *clientMetrics, base http.RoundTripper) http.RoundTripper {
+	return traced(cfg, measured{calls, carrier{cfg.Propagator, base}})
 }
 
 // Close closes the idle connections of the reads. The client stays usable.

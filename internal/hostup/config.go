@@ -60,8 +60,8 @@ type Config struct {
 	// Now is the clock for Facts.AskedAt, and for dates in answers that have
 	// no Date of their own (time.Now). Deadlines do not use it.
 	Now func() time.Time
-	// TracerProvider and MeterProvider receive telemetry (none). Propagator
-	// writes the trace context into requests, whether or not anything is
+	// TracerProvider and MeterProvider receive telemetry (none: no spans are
+	// begun). Propagator writes the trace context into requests, whether or not anything is
 	// exported (propagation.TraceContext).
 	TracerProvider trace.TracerProvider
 	MeterProvider  metric.MeterProvider

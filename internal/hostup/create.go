@@ -95,7 +95,7 @@ type createChannel struct {
 // callBuffer holds a request, and the usual answer.
 const callBuffer = 1 << 10
 
-func newCreateChannel(cfg Config) *createChannel {
+func newCreateChannel(cfg Config, calls *clientMetrics) *createChannel {
 	// The connection lives as long as one call, whose deadline ends it: probes
 	// for a dead peer would only cost the system calls that set them up.
 	d := &net.Dialer{Timeout: connectTimeout, KeepAlive: -1}
@@ -110,7 +110,7 @@ func newCreateChannel(cfg Config) *createChannel {
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
-	ch.transport = traced(cfg, carrier{&http.Transport{
+	ch.transport = layered(cfg, calls, &http.Transport{
 		// No proxy; see newPool.
 		Protocols:              protocols,
 		DisableKeepAlives:      true,
@@ -121,7 +121,7 @@ func newCreateChannel(cfg Config) *createChannel {
 		// Of each connection, and so of each call.
 		WriteBufferSize: callBuffer,
 		ReadBufferSize:  callBuffer,
-	}})
+	})
 	return ch
 }
 

@@ -1,16 +1,16 @@
 package hostup
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"time"
+
+	"go.opentelemetry.io/otel/propagation"
 )
 
 const (
@@ -41,9 +41,12 @@ func exchangeOf(ctx context.Context) *exchange {
 	return x
 }
 
-// carrier adds the key to a request and takes it out of every error. It sits
-// below the tracing layer, which therefore sees neither.
-type carrier struct{ base http.RoundTripper }
+// carrier adds the key and the trace context to a request, and takes the key out
+// of every error. It sits below the tracing layer, which therefore sees no key.
+type carrier struct {
+	propagator propagation.TextMapPropagator
+	base       http.RoundTripper
+}
 
 func (c carrier) RoundTrip(r *http.Request) (*http.Response, error) {
 	x := exchangeOf(r.Context())
@@ -51,30 +54,13 @@ func (c carrier) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.WithContext(r.Context())
 	r.Header = r.Header.Clone()
 	r.Header.Set("Authorization", x.token.header())
-	if err := unwrapBody(r); err != nil {
-		return nil, err
-	}
+	c.propagator.Inject(r.Context(), propagation.HeaderCarrier(r.Header))
 	resp, err := c.base.RoundTrip(r)
 	if err != nil {
 		return nil, x.token.scrubError(err)
 	}
 	resp.Body = scrubbedBody{resp.Body, x.token}
 	return resp, nil
-}
-
-// unwrapBody reads the body through the tracing layer, which counts it, and
-// replaces it by one that net/http can see to be at hand: it would send the
-// headers before it looked at any other.
-func unwrapBody(r *http.Request) error {
-	if r.Body == nil || r.Body == http.NoBody {
-		return nil
-	}
-	body, err := io.ReadAll(r.Body)
-	if err = errors.Join(err, r.Body.Close()); err != nil {
-		return fmt.Errorf("read the request's body: %w", err)
-	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	return nil
 }
 
 // scrubbedBody takes the key out of read errors: a malformed trailer is

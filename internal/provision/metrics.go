@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/hostup/deploy-worker/internal/admission"
+	"github.com/hostup/deploy-worker/internal/series"
 )
 
 // Telemetry is where the core reports to. Both are the API's types; cmd/worker
@@ -34,6 +35,11 @@ type instruments struct {
 	cost     metric.Float64Counter
 	duration metric.Float64Histogram
 
+	answered  *series.By[answered]
+	byResult  *series.By[Result]
+	byVerdict *series.By[Verdict]
+	byLook    *series.By[string]
+
 	waits    waits
 	standing atomic.Pointer[standing]
 	facts    atomic.Pointer[admission.Facts]
@@ -48,6 +54,8 @@ func newInstruments(t Telemetry) (*instruments, error) {
 		return c
 	}
 	i := &instruments{
+		answered: series.New(answered.attributes),
+		byResult: series.Label[Result]("result"), byVerdict: series.Label[Verdict]("verdict"), byLook: series.Label[string]("result"),
 		requests: counter("hostup_worker.requests", "Deliveries answered, by result and reason"),
 		attempts: counter("hostup_worker.attempts", "Create calls, by verdict"),
 		holdings: counter("hostup_worker.held", "Requests put before a person"),
@@ -73,11 +81,11 @@ func newInstruments(t Telemetry) (*instruments, error) {
 func (i *instruments) zero() {
 	ctx := context.Background()
 	for _, v := range []Verdict{VerdictCreated, VerdictRefused, VerdictThrottled, VerdictNeverSent, VerdictUnknown} {
-		i.attempts.Add(ctx, 0, metric.WithAttributes(attribute.String("verdict", string(v))))
+		i.attempts.Add(ctx, 0, i.byVerdict.Of(v))
 	}
 	for result, reasons := range answers() {
 		for _, reason := range reasons {
-			i.requests.Add(ctx, 0, answered(result, reason))
+			i.requests.Add(ctx, 0, i.answered.Of(answered{result, reason}))
 		}
 	}
 	for kind := range countFindings(nil) {
@@ -92,7 +100,7 @@ func (i *instruments) zero() {
 		i.closures.Add(ctx, 0, metric.WithAttributes(attribute.String("reason", string(r))))
 	}
 	for _, r := range []string{lookedEmpty, lookedFound, lookedFailed} {
-		i.lookups.Add(ctx, 0, metric.WithAttributes(attribute.String("result", r)))
+		i.lookups.Add(ctx, 0, i.byLook.Of(r))
 	}
 }
 
@@ -109,8 +117,14 @@ func answers() map[Result][]string {
 	return all
 }
 
-func answered(result Result, reason string) metric.MeasurementOption {
-	return metric.WithAttributes(attribute.String("result", string(result)), attribute.String("reason", reason))
+// answered is what tells the answers to deliveries apart.
+type answered struct {
+	result Result
+	reason string
+}
+
+func (a answered) attributes() []attribute.KeyValue {
+	return []attribute.KeyValue{attribute.String("result", string(a.result)), attribute.String("reason", a.reason)}
 }
 
 // handled counts one delivery of a request that was stored at the given time.
@@ -119,20 +133,20 @@ func (i *instruments) handled(ctx context.Context, d Disposition, storedAt time.
 	if d.Result == ResultDuplicate || d.Result == ResultProvisioning {
 		reason = ""
 	}
-	i.requests.Add(ctx, 1, answered(d.Result, reason))
+	i.requests.Add(ctx, 1, i.answered.Of(answered{d.Result, reason}))
 	switch d.Result {
 	case ResultWaiting:
 		i.waits.handBack(reason, d.After)
 	case ResultProvisioning, ResultFailed, ResultRejected:
 		if !storedAt.IsZero() {
-			i.duration.Record(ctx, max(time.Since(storedAt).Seconds(), 0), metric.WithAttributes(attribute.String("result", string(d.Result))))
+			i.duration.Record(ctx, max(time.Since(storedAt).Seconds(), 0), i.byResult.Of(d.Result))
 		}
 	case ResultDuplicate, ResultDead:
 	}
 }
 
 func (i *instruments) attempted(ctx context.Context, a Answer) {
-	i.attempts.Add(ctx, 1, metric.WithAttributes(attribute.String("verdict", string(a.Verdict))))
+	i.attempts.Add(ctx, 1, i.byVerdict.Of(a.Verdict))
 }
 
 func (i *instruments) heldOne(ctx context.Context) { i.holdings.Add(ctx, 1) }
@@ -145,11 +159,11 @@ const (
 )
 
 func (i *instruments) looked(ctx context.Context, f found) {
-	i.lookups.Add(ctx, 1, metric.WithAttributes(attribute.String("result", f.result())))
+	i.lookups.Add(ctx, 1, i.byLook.Of(f.result()))
 }
 
 func (i *instruments) lookFailed(ctx context.Context) {
-	i.lookups.Add(ctx, 1, metric.WithAttributes(attribute.String("result", lookedFailed)))
+	i.lookups.Add(ctx, 1, i.byLook.Of(lookedFailed))
 }
 
 func (i *instruments) gateClosed(ctx context.Context, reason admission.GateReason) {

@@ -24,7 +24,6 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
-	"go.opentelemetry.io/otel/trace/noop"
 )
 
 // Scope is the instrumentation scope of everything the worker records.
@@ -49,6 +48,7 @@ type Options struct {
 
 // Telemetry is the set-up. Shutdown flushes it.
 type Telemetry struct {
+	// Tracers is nil while nobody gets its spans, as Tracer is.
 	Tracers trace.TracerProvider
 	Meters  metric.MeterProvider
 
@@ -67,7 +67,7 @@ func Start(ctx context.Context, o Options) (*Telemetry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("describe this process for telemetry: %w", err)
 	}
-	t := &Telemetry{Tracers: noop.NewTracerProvider(), registry: prometheus.NewRegistry()}
+	t := &Telemetry{registry: prometheus.NewRegistry()}
 	if err := errors.Join(t.startMetrics(ctx, o, res), t.startSpans(ctx, o, res), t.startRecords(ctx, o, res)); err != nil {
 		return nil, errors.Join(err, t.Shutdown(ctx))
 	}

@@ -83,10 +83,10 @@ type Consumer struct {
 	ports Ports
 	meter *instruments
 
-	slots   *slots
-	lanes   []*lane
-	panics  panics
-	working sync.WaitGroup
+	slots  *slots
+	lanes  []*lane
+	panics panics
+	hands  *hands
 	// passedOver are the messages that the last look found below an ack floor.
 	passedOver map[uint64]time.Time
 }
@@ -100,7 +100,7 @@ func New(cfg Config, ports Ports) (*Consumer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("consumer metrics: %w", err)
 	}
-	c := &Consumer{cfg: cfg, ports: ports, meter: meter, slots: newSlots(cfg.Concurrency)}
+	c := &Consumer{cfg: cfg, ports: ports, meter: meter, slots: newSlots(cfg.Concurrency), hands: newHands(handle)}
 	c.lanes = []*lane{{c: c, kind: single, name: cfg.Consumer}}
 	if cfg.Batches != "" {
 		c.lanes = append(c.lanes, &lane{c: c, kind: batch, name: cfg.Batches})
@@ -141,14 +141,16 @@ func (c *Consumer) Run(ctx context.Context) error {
 	}
 	// A lane only fails before it has pulled anything; what the other one has in
 	// hand is finished all the same.
-	return errors.Join(pulling.Wait(), c.drain())
+	err := pulling.Wait()
+	c.hands.end()
+	return errors.Join(err, c.drain())
 }
 
 // drain waits for what is in hand.
 func (c *Consumer) drain() error {
 	idle := make(chan struct{})
 	go func() {
-		c.working.Wait()
+		c.hands.busy.Wait()
 		close(idle)
 	}()
 	t := time.NewTimer(c.cfg.DrainTimeout)

@@ -173,7 +173,7 @@ func (l *lane) pull(ctx context.Context) error {
 			again++
 		}
 		l.take(ctx, m)
-		l.work(ctx, m)
+		l.c.hands.take(work{ctx, l, m})
 	}
 	l.c.meter.pulled(ctx, l.name, began, there.Error())
 	l.hurry = again == n
@@ -201,7 +201,7 @@ func (l *lane) await(ctx context.Context) error {
 			l.handBack(ctx, m)
 			continue
 		}
-		l.work(ctx, m)
+		l.c.hands.take(work{ctx, l, m})
 	}
 	if err := next.Error(); err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) {
 		return fmt.Errorf("wait for messages: %w", err)
@@ -213,15 +213,6 @@ func (l *lane) await(ctx context.Context) error {
 func (l *lane) take(ctx context.Context, m jetstream.Msg) {
 	l.inHand.add(m)
 	l.c.meter.delivered(ctx, l.name, m)
-}
-
-// work handles a message in hand in a slot that was taken for it.
-func (l *lane) work(ctx context.Context, m jetstream.Msg) {
-	l.c.working.Go(func() {
-		defer l.c.slots.give(l.kind, 1)
-		defer l.inHand.remove(m)
-		l.deliver(ctx, m)
-	})
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {

@@ -73,7 +73,9 @@ func (t Token) scrub(b []byte) []byte {
 		return b
 	}
 	key := t.reveal()
-	if len(key.text) < minScrubbed || !key.echo.Match(b) {
+	// Every way to escape a character begins with one of these two.
+	plain := !bytes.ContainsAny(b, `\%`)
+	if len(key.text) < minScrubbed || plain && !bytes.Contains(b, []byte(key.text)) || !plain && !key.echo.Match(b) {
 		return b
 	}
 	return key.echo.ReplaceAllLiteral(b, []byte(redacted))

@@ -141,14 +141,15 @@ func (b *bucket) start(ctx context.Context, w write) func() (uint64, error) {
 
 // finish waits for the answer to a write that was sent, or finds out.
 func (b *bucket) finish(ctx context.Context, w write, token string, future jetstream.PubAckFuture, err error) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
-	defer cancel()
+	began := time.Now()
 	if err == nil {
 		var ack *jetstream.PubAck
 		if ack, err = b.await(ctx, future); err == nil {
 			return ack.Sequence, nil
 		}
 	}
+	ctx, cancel := context.WithDeadline(ctx, began.Add(b.cfg.Timeout))
+	defer cancel()
 	return b.settle(ctx, w, token, err)
 }
 
@@ -159,24 +160,23 @@ func (b *bucket) step(key string, stored bool) {
 }
 
 func (b *bucket) message(w write, token string) *nats.Msg {
-	m := nats.NewMsg(b.subject(w.key))
-	m.Data = w.data
-	m.Header[tokenHeader] = []string{token}
+	h := newFields()
+	h.set(tokenHeader, token)
 	if w.ttl == forever {
-		m.Header[jetstream.MsgTTLHeader] = []string{"never"}
+		h.set(jetstream.MsgTTLHeader, "never")
 	}
 	if w.label.state != "" {
-		m.Header[stateHeader] = []string{string(w.label.state)}
-		m.Header[nameHeader] = []string{w.label.name}
-		m.Header[vpsHeader] = []string{w.label.vpsID}
+		h.set(stateHeader, string(w.label.state))
+		h.set(nameHeader, w.label.name)
+		h.set(vpsHeader, w.label.vpsID)
 	}
 	if w.label.origin.Stream != "" {
-		labelOrigin(m.Header, w.label.origin)
+		h.origin(w.label.origin)
 	}
 	if w.label.row != nil {
-		labelRow(m.Header, *w.label.row)
+		h.row(*w.label.row)
 	}
-	return m
+	return &nats.Msg{Subject: b.subject(w.key), Header: h.Header, Data: w.data}
 }
 
 func (b *bucket) options(w write) []jetstream.PublishOpt {
@@ -188,7 +188,7 @@ func (b *bucket) options(w write) []jetstream.PublishOpt {
 }
 
 func (b *bucket) await(ctx context.Context, f jetstream.PubAckFuture) (*jetstream.PubAck, error) {
-	t := time.NewTimer(b.cfg.AnswerTimeout)
+	t := time.NewTimer(min(b.cfg.AnswerTimeout, b.cfg.Timeout))
 	defer t.Stop()
 	select {
 	case ack := <-f.Ok():

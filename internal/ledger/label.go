@@ -25,10 +25,31 @@ const (
 	messageHeader  = "deploy-message-time"
 )
 
-func labelOrigin(h nats.Header, o Origin) {
-	h[streamHeader] = []string{o.Stream}
-	h[sequenceHeader] = []string{strconv.FormatUint(o.Sequence, 10)}
-	h[messageHeader] = []string{o.At.UTC().Format(time.RFC3339Nano)}
+// fields are those of a header, each with one value. The values share an array:
+// every request writes six messages.
+type fields struct {
+	nats.Header
+
+	values []string
+}
+
+// usualFields is how many a message has, with what nats.go adds.
+const usualFields = 8
+
+func newFields() *fields {
+	return &fields{make(nats.Header, usualFields), make([]string, 0, usualFields)}
+}
+
+func (f *fields) set(key, value string) {
+	f.values = append(f.values, value)
+	n := len(f.values)
+	f.Header[key] = f.values[n-1 : n : n]
+}
+
+func (f *fields) origin(o Origin) {
+	f.set(streamHeader, o.Stream)
+	f.set(sequenceHeader, strconv.FormatUint(o.Sequence, 10))
+	f.set(messageHeader, o.At.UTC().Format(time.RFC3339Nano))
 }
 
 // originOf reads them. What is not whole says nothing.
@@ -53,21 +74,21 @@ const (
 	rowClosed = "closed"
 )
 
-func labelRow(h nats.Header, r provision.NameRow) {
+func (f *fields) row(r provision.NameRow) {
 	state := rowClosed
 	if r.Open {
 		state = rowOpen
 	}
-	h[rowHeader] = []string{state}
-	h[ownerHeader] = []string{r.Owner}
-	size := []string{
-		strconv.FormatInt(r.Size.CPUCores, 10), strconv.FormatInt(r.Size.MemoryGB, 10),
-		strconv.FormatInt(r.Size.StorageGB, 10), strconv.FormatInt(r.Size.Instances, 10),
+	f.set(rowHeader, state)
+	f.set(ownerHeader, r.Owner)
+	size := strconv.AppendInt(make([]byte, 0, 32), r.Size.CPUCores, 10)
+	for _, n := range []int64{r.Size.MemoryGB, r.Size.StorageGB, r.Size.Instances} {
+		size = strconv.AppendInt(append(size, '/'), n, 10)
 	}
-	h[sizeHeader] = []string{strings.Join(size, "/")}
-	h[sinceHeader] = []string{r.Since.UTC().Format(time.RFC3339Nano)}
+	f.set(sizeHeader, string(size))
+	f.set(sinceHeader, r.Since.UTC().Format(time.RFC3339Nano))
 	if r.VPSID != "" {
-		h[vpsHeader] = []string{r.VPSID}
+		f.set(vpsHeader, r.VPSID)
 	}
 }
 

@@ -15,8 +15,6 @@ import (
 	"github.com/hostup/deploy-worker/internal/provision"
 )
 
-var errEnough = errors.New("enough")
-
 // followed reads keys until n are there.
 func followed(t *testing.T, js jetstream.JetStream, c FollowConfig, n int, ready func()) []string {
 	t.Helper()
@@ -31,11 +29,11 @@ func followed(t *testing.T, js jetstream.JetStream, c FollowConfig, n int, ready
 		}
 		got = append(got, fmt.Sprintf("%d %s", f.Sequence, key))
 		if n > 0 && len(got) == n {
-			return errEnough
+			return ErrEnough
 		}
 		return nil
 	})
-	if n > 0 && !errors.Is(err, errEnough) || n == 0 && err != nil {
+	if n > 0 && !errors.Is(err, ErrEnough) || n == 0 && err != nil {
 		t.Fatalf("Follow: %v after %v", err, got)
 	}
 	return got
@@ -79,7 +77,6 @@ func TestFollow(t *testing.T) {
 	if _, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: "deploy.failed", Data: []byte("{}")}); err != nil {
 		t.Fatal(err)
 	}
-	stored := func() bool { return true }
 	for _, c := range []struct {
 		about string
 		cfg   FollowConfig

@@ -82,6 +82,14 @@ func named(pattern, name string) bool {
 	return ok && err == nil
 }
 
+// validReader judges the name of a durable consumer.
+func validReader(variable, name string) error {
+	if nameable(name, false) {
+		return nil
+	}
+	return fmt.Errorf("%s=%q: a name has letters, digits, - and _", variable, name)
+}
+
 // validPattern judges a pattern for names.
 func validPattern(variable, pattern string) error {
 	if _, err := path.Match(pattern, ""); err != nil {

@@ -18,8 +18,9 @@ type setupCmd struct {
 	placeSettings
 	outputFlag
 
-	DryRun      bool `name:"dry-run" env:"WORKER_SETUP_DRY_RUN" help:"Print the difference and change nothing."`
-	AllowWeaker bool `name:"allow-weaker" env:"WORKER_SETUP_ALLOW_WEAKER" help:"Make changes that give up some safety, and leave as it is what is unsafe and cannot be changed. Both are refused otherwise."`
+	Reader      []string `name:"reader" env:"WORKER_SETUP_READER" placeholder:"NAME" help:"Also a durable consumer of the events stream, for who reads outcomes with worker events --reader NAME; repeat it for more."`
+	DryRun      bool     `name:"dry-run" env:"WORKER_SETUP_DRY_RUN" help:"Print the difference and change nothing."`
+	AllowWeaker bool     `name:"allow-weaker" env:"WORKER_SETUP_ALLOW_WEAKER" help:"Make changes that give up some safety, and leave as it is what is unsafe and cannot be changed. Both are refused otherwise."`
 }
 
 // setupTimeout bounds the whole of setup.
@@ -28,19 +29,26 @@ const setupTimeout = 30 * time.Second
 // Help is printed below the flags' summary.
 func (*setupCmd) Help() string {
 	return `Examples:
-  worker setup --dry-run        what would change
-  worker setup                  on one server
-  worker setup --replicas 3     on a cluster
+  worker setup --dry-run          what would change
+  worker setup                    on one server
+  worker setup --replicas 3       on a cluster
+  worker setup --reader billing   and a memory of what billing has read of the outcomes
 
 It is safe to repeat. What the worker does not rely on stays as you set it, and so do replicas, a
 duplicate window and max_ack_pending that are larger than asked for.
 
 A change that gives up some safety is refused: nothing at all is changed, and each of them is named.
-So is a setting that JetStream cannot change on what exists. --allow-weaker permits both.`
+So is a setting that JetStream cannot change on what exists. --allow-weaker permits both.
+
+A reader begins with the oldest stored event. Without --reader those that exist stay as they are.`
 }
 
 func (c *setupCmd) validate() error {
-	return errors.Join(c.natsSettings.validate(), c.placeSettings.validate())
+	errs := []error{c.natsSettings.validate(), c.placeSettings.validate()}
+	for _, name := range c.Reader {
+		errs = append(errs, validReader("WORKER_SETUP_READER", name))
+	}
+	return errors.Join(errs...)
 }
 
 // Run brings the broker to what the worker needs.
@@ -52,7 +60,9 @@ func (c *setupCmd) Run(ctx context.Context, t *terminal) error {
 	defer nc.Close()
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
-	plan, err := c.topology().Plan(ctx, js)
+	wanted := c.topology()
+	wanted.Readers = c.Reader
+	plan, err := wanted.Plan(ctx, js)
 	if err != nil {
 		return fmt.Errorf("%w\nis JetStream on? start the server with `nats-server -js`", err)
 	}

@@ -10,5 +10,13 @@ func (t Topology) StreamFields(have, want jetstream.StreamConfig) []Field {
 	return streamFields(t.role(want.Name), have, want)
 }
 
-// ConsumerFields is consumerFields.
-var ConsumerFields = consumerFields
+// ConsumerFields is consumerFields for a consumer of orders, ReaderFields for
+// one of events.
+func ConsumerFields(have, want jetstream.ConsumerConfig) []Field {
+	return consumerFields(roleRequests, have, want)
+}
+
+// ReaderFields is consumerFields for a consumer of events.
+func ReaderFields(have, want jetstream.ConsumerConfig) []Field {
+	return consumerFields(roleOutput, have, want)
+}

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -139,10 +140,10 @@ func merged(r role, have, want jetstream.StreamConfig) jetstream.StreamConfig {
 	return next
 }
 
-func consumerFields(have, want jetstream.ConsumerConfig) []Field {
+func consumerFields(r role, have, want jetstream.ConsumerConfig) []Field {
 	show := func(c jetstream.ConsumerConfig) [][2]string {
 		return [][2]string{
-			{fieldFilter, c.FilterSubject},
+			{fieldFilter, cmp.Or(c.FilterSubject, "none")},
 			{fieldAckPolicy, c.AckPolicy.String()},
 			{fieldDeliver, c.DeliverPolicy.String()},
 			{fieldAckWait, duration(c.AckWait)},
@@ -162,9 +163,9 @@ func consumerFields(have, want jetstream.ConsumerConfig) []Field {
 		case f.Have == f.Want:
 			continue
 		default:
-			why := consumerReasons[f.Name]
+			why := consumerReasons[r][f.Name]
 			f.Why, f.Unsafe = why.why, why.unsafe
-			f.Weakens, f.Fixed = weakerConsumer(f.Name, have, want), fixedConsumer(f.Name, have)
+			f.Weakens, f.Fixed = weakerConsumer(f.Name, have, want), fixedConsumer(r, f.Name, have)
 		}
 		fs = append(fs, f)
 	}

@@ -76,14 +76,26 @@ func streamReason(r role, setting string) reason {
 	return streamReasons[setting]
 }
 
-var consumerReasons = map[string]reason{
-	fieldFilter:     {"the orders on that subject are not taken", true},
-	fieldAckPolicy:  {"orders count as answered before they are", true},
-	fieldDeliver:    {"orders that are older than the consumer are not taken", true},
-	fieldAckWait:    {"a message in work is kept alive three times in the wait that is set", false},
-	fieldMaxDeliver: {"an order that waited often enough is never delivered again", true},
-	fieldAckPending: {"orders that wait occupy these, and the others are not delivered meanwhile", false},
-	fieldBackoff:    {"it replaces ack_wait and the pauses that the worker asks for", true},
+// consumerReasons are those of the consumers of orders, and of readers.
+var consumerReasons = map[role]map[string]reason{
+	roleRequests: {
+		fieldFilter:     {"the orders on that subject are not taken", true},
+		fieldAckPolicy:  {"orders count as answered before they are", true},
+		fieldDeliver:    {"orders that are older than the consumer are not taken", true},
+		fieldAckWait:    {"a message in work is kept alive three times in the wait that is set", false},
+		fieldMaxDeliver: {"an order that waited often enough is never delivered again", true},
+		fieldAckPending: {"orders that wait occupy these, and the others are not delivered meanwhile", false},
+		fieldBackoff:    {"it replaces ack_wait and the pauses that the worker asks for", true},
+	},
+	roleOutput: {
+		fieldFilter:     {"the events on other subjects are not given", false},
+		fieldAckPolicy:  {"events count as read before they are", false},
+		fieldDeliver:    {"events that are older than the consumer are not given", false},
+		fieldAckWait:    {"so long after it was given an event that was not acked comes again", false},
+		fieldMaxDeliver: {"an event that was given often enough is never given again, read or not", false},
+		fieldAckPending: {"so many events may be given before the first is acked", false},
+		fieldBackoff:    {"it replaces ack_wait", false},
+	},
 }
 
 // weakerStream says what is lost when a setting of a stream goes from have to
@@ -114,7 +126,7 @@ func shorter(a, b time.Duration) bool {
 // weakerConsumer is weakerStream for a consumer.
 func weakerConsumer(setting string, have, want jetstream.ConsumerConfig) string {
 	switch {
-	case setting == fieldFilter && have.FilterSubject != "" && !covers(have.FilterSubject, want.FilterSubject):
+	case setting == fieldFilter && have.FilterSubject != "" && want.FilterSubject != "" && !covers(have.FilterSubject, want.FilterSubject):
 		return "orders on " + have.FilterSubject + " are not taken any more, also those that are in the stream already"
 	case setting == fieldMaxDeliver && want.MaxDeliver > 0 && (have.MaxDeliver < 1 || want.MaxDeliver < have.MaxDeliver):
 		return "an order is given up after fewer deliveries"
@@ -147,9 +159,12 @@ func fixedStream(r role, setting string, have, want jetstream.StreamConfig) stri
 }
 
 // fixedConsumer is fixedStream for a consumer.
-func fixedConsumer(setting string, have jetstream.ConsumerConfig) string {
+func fixedConsumer(r role, setting string, have jetstream.ConsumerConfig) string {
 	if setting != fieldAckPolicy && setting != fieldDeliver {
 		return ""
+	}
+	if r == roleOutput {
+		return "`nats consumer rm` it (" + have.Durable + "), and run setup again: it begins with the oldest stored event then"
 	}
 	return "stop the workers, `nats consumer rm` it (" + have.Durable + "), and run setup again; a stream that keeps what was acked delivers it once more, which costs reads only"
 }

@@ -19,9 +19,12 @@ type Topology struct {
 	DeadStream   string
 	Bucket       string
 	Prefix       string
-	Replicas     int
-	AckWait      time.Duration
-	LedgerTTL    time.Duration
+	// Readers are durable consumers of the events, each the memory of somebody
+	// who reads outcomes. Only setup knows of them.
+	Readers   []string
+	Replicas  int
+	AckWait   time.Duration
+	LedgerTTL time.Duration
 }
 
 // Settings that the worker relies on; design section 11 gives the reasons.
@@ -114,6 +117,25 @@ func (t Topology) Consumers() []jetstream.ConsumerConfig {
 	return []jetstream.ConsumerConfig{base(t.Consumer, t.RequestSubject()), base(t.BatchConsumer(), t.BatchSubject())}
 }
 
+// ReaderConsumers returns the wanted configuration of the durable consumers of
+// the events.
+func (t Topology) ReaderConsumers() []jetstream.ConsumerConfig {
+	var all []jetstream.ConsumerConfig
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(t.Readers))) {
+		all = append(all, jetstream.ConsumerConfig{
+			Durable: name, Description: "reader of outcomes",
+			AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverAllPolicy,
+			AckWait: t.AckWait,
+			// An outcome is never given up.
+			MaxDeliver: -1,
+			// Only so do events come in their order, whatever ends a reader: the
+			// next one is handed out when the one before cannot come again.
+			MaxAckPending: 1,
+		})
+	}
+	return all
+}
+
 // Action is what a Change does.
 type Action string
 
@@ -183,11 +205,16 @@ func (t Topology) Survey(ctx context.Context, js jetstream.JetStream, denied map
 		if denied[ConsumerInfo(t.Stream, want.Durable)] {
 			continue
 		}
-		c, err := t.planConsumer(ctx, js, want)
+		c, err := t.planConsumer(ctx, js, t.Stream, want)
 		c.Err = err
 		// The broker refuses it while the stream does not take its subject, or
 		// while another consumer of a work queue does.
 		c.after = want.Durable == t.BatchConsumer() && slices.ContainsFunc(plan, Change.moves)
+		plan = append(plan, c)
+	}
+	for _, want := range t.ReaderConsumers() {
+		c, err := t.planConsumer(ctx, js, t.EventsStream, want)
+		c.Err = err
 		plan = append(plan, c)
 	}
 	return plan
@@ -315,16 +342,16 @@ func covers(pattern, subject string) bool {
 	return len(p) == len(s)
 }
 
-func (t Topology) planConsumer(ctx context.Context, js jetstream.JetStream, want jetstream.ConsumerConfig) (Change, error) {
-	c := Change{Kind: "consumer", Name: want.Durable, Action: Keep}
+func (t Topology) planConsumer(ctx context.Context, js jetstream.JetStream, stream string, want jetstream.ConsumerConfig) (Change, error) {
+	c, role := Change{Kind: "consumer", Name: want.Durable, Action: Keep}, t.role(stream)
 	apply := func(ctx context.Context) error {
-		_, err := js.CreateOrUpdateConsumer(ctx, t.Stream, want)
+		_, err := js.CreateOrUpdateConsumer(ctx, stream, want)
 		return err
 	}
-	have, err := js.Consumer(ctx, t.Stream, want.Durable)
+	have, err := js.Consumer(ctx, stream, want.Durable)
 	switch {
 	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
-		c.Action, c.Fields, c.apply = Create, consumerFields(jetstream.ConsumerConfig{}, want), apply
+		c.Action, c.Fields, c.apply = Create, consumerFields(role, jetstream.ConsumerConfig{}, want), apply
 		return c, nil
 	case err != nil:
 		return c, fmt.Errorf("look at the consumer %s: %w", want.Durable, err)
@@ -333,7 +360,10 @@ func (t Topology) planConsumer(ctx context.Context, js jetstream.JetStream, want
 	if fewer(want.MaxAckPending, current.MaxAckPending) {
 		want.MaxAckPending = current.MaxAckPending // somebody made room for more
 	}
-	if c.Fields = consumerFields(current, want); len(c.Fields) > 0 {
+	if role == roleOutput {
+		want.AckWait = current.AckWait // how long he takes for an event is the reader's affair
+	}
+	if c.Fields = consumerFields(role, current, want); len(c.Fields) > 0 {
 		c.Action, c.apply = Update, apply
 		want = mergedConsumer(current, want)
 	}

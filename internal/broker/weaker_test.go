@@ -91,16 +91,24 @@ func TestEveryDifferenceHasItsReason(t *testing.T) {
 			reasons(t, want.Name, fs)
 		}
 	}
-	for _, want := range top.Consumers() {
+	differ := func(want jetstream.ConsumerConfig, fields func(have, want jetstream.ConsumerConfig) []broker.Field) {
+		t.Helper()
 		have := jetstream.ConsumerConfig{
 			Durable: want.Durable, AckPolicy: jetstream.AckNonePolicy, DeliverPolicy: jetstream.DeliverNewPolicy, AckWait: 1, MaxDeliver: 1,
-			MaxAckPending: 1, BackOff: []time.Duration{1}, FilterSubject: "x",
+			MaxAckPending: 7, BackOff: []time.Duration{1}, FilterSubject: "x",
 		}
-		if fs := broker.ConsumerFields(have, want); len(fs) != 7 {
+		if fs := fields(have, want); len(fs) != 7 {
 			t.Errorf("%s: %d fields differ, want all", want.Durable, len(fs))
 		} else {
 			reasons(t, want.Durable, fs)
 		}
+	}
+	top.Readers = []string{"billing"}
+	for _, want := range top.Consumers() {
+		differ(want, broker.ConsumerFields)
+	}
+	for _, want := range top.ReaderConsumers() {
+		differ(want, broker.ReaderFields)
 	}
 }
 

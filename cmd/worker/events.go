@@ -16,9 +16,10 @@ import (
 )
 
 type eventsCmd struct {
+	Reader        string   `name:"reader" env:"WORKER_EVENTS_READER" placeholder:"NAME" help:"Go on where this durable consumer of the events stream stands, and let it remember how far it has come."`
 	FromBeginning bool     `name:"from-beginning" env:"WORKER_EVENTS_FROM_BEGINNING" help:"Begin with the oldest stored event."`
 	Since         string   `name:"since" env:"WORKER_EVENTS_SINCE" placeholder:"TIME" help:"Begin with events stored at this time: RFC 3339, or an age like 2h or 7d."`
-	NoFollow      bool     `name:"no-follow" env:"WORKER_EVENTS_NO_FOLLOW" help:"End when everything stored has been given. From the beginning, unless --since says otherwise."`
+	NoFollow      bool     `name:"no-follow" env:"WORKER_EVENTS_NO_FOLLOW" help:"End when everything stored has been given. From the beginning, unless --since or --reader says otherwise."`
 	Count         int      `name:"count" env:"WORKER_EVENTS_COUNT" placeholder:"N" help:"End after so many events."`
 	Kind          []string `name:"kind" env:"WORKER_EVENTS_KIND" placeholder:"KIND" help:"Only this kind of event; repeat it for more: provisioning, failed, held."`
 	Key           []string `name:"key" env:"WORKER_EVENTS_KEY" help:"Only events of this idempotency key; repeat it for more."`
@@ -37,10 +38,15 @@ func (*eventsCmd) Help() string {
   worker events --since 1h -o jsonl | jq -r 'select(.reason == "refused") | .problem.detail'
   worker events --key order-1001 --no-follow   all that was ever answered to a key
   worker events --key order-1001 --count 1     wait for the next one
+  worker events --reader billing -o jsonl      all that billing has not had yet, and what comes
 
 Without --from-beginning, --since or --no-follow only what is published from now on is shown. With
 -o json the events are the elements of one array, which is closed at the end, also by Ctrl-C. It
-needs no API key and changes nothing.`
+needs no API key and changes nothing.
+
+With --reader it goes on where the last one with that name ended; worker setup --reader makes it
+first. An event counts as read once it is written, or left out by a filter. Whatever ends the
+command, none is lost; one may come twice, with the same id.`
 }
 
 func (c *eventsCmd) validate() error {
@@ -55,11 +61,14 @@ func (c *eventsCmd) validate() error {
 	if c.FromBeginning && c.Since != "" {
 		errs = append(errs, errors.New("give one of --from-beginning and --since"))
 	}
+	if c.Reader != "" && (c.FromBeginning || c.Since != "") {
+		errs = append(errs, errors.New("--reader goes on where it stands: give it without --from-beginning and --since"))
+	}
+	if c.Reader != "" {
+		errs = append(errs, validReader("WORKER_EVENTS_READER", c.Reader))
+	}
 	return errors.Join(errs...)
 }
-
-// errCounted ends a following that has given as many events as were wanted.
-var errCounted = errors.New("as many events as were wanted")
 
 // Run follows the events.
 func (c *eventsCmd) Run(ctx context.Context, t *terminal) error {
@@ -79,13 +88,15 @@ func (c *eventsCmd) Run(ctx context.Context, t *terminal) error {
 				return fmt.Errorf("print an event: %w", err)
 			}
 			if given == c.Count {
-				return errCounted
+				return events.ErrEnough
 			}
 			return nil
 		})
 		switch {
-		case errors.Is(err, errCounted):
+		case errors.Is(err, events.ErrEnough):
 			err = nil
+		case c.Reader != "" && (errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrConsumerDeleted)):
+			err = fmt.Errorf("%w: make %s with `worker setup --reader %s`", err, c.Reader, c.Reader)
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			return fmt.Errorf("%w: create it with `worker setup`", err)
 		}
@@ -95,7 +106,7 @@ func (c *eventsCmd) Run(ctx context.Context, t *terminal) error {
 
 func (c *eventsCmd) follow(now time.Time) (events.FollowConfig, error) {
 	since, err := moment("WORKER_EVENTS_SINCE", c.Since, now)
-	f := events.FollowConfig{Stream: c.EventsStream, Prefix: c.SubjectPrefix, Since: since}
+	f := events.FollowConfig{Stream: c.EventsStream, Prefix: c.SubjectPrefix, Since: since, Reader: c.Reader}
 	if c.FromBeginning || c.NoFollow && since.IsZero() {
 		f.From = 1
 	}

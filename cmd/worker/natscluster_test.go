@@ -52,7 +52,8 @@ func clustered(t *testing.T, servers []*natsd) *world {
 }
 
 // Setup makes three copies of everything, the worker works with its own rights,
-// and goes on when the server is killed that leads its ledger.
+// and goes on when the server is killed that leads its ledger. So does a reader,
+// whichever of the three he is connected to.
 func TestShippedCluster(t *testing.T) {
 	t.Parallel()
 
@@ -60,13 +61,21 @@ func TestShippedCluster(t *testing.T) {
 	servers := cluster(t)
 	w := clustered(t, servers)
 	eventually(t, "setup", func() bool {
-		return command(t, w.with(asEnv("operator")...), "setup", "--replicas", "3").code == exitDone
+		return command(t, w.with(asEnv("operator")...), "setup", "--replicas", "3", "--reader", "reader").code == exitDone
 	})
 	w.allCopied()
 
 	p := w.worker(asEnv("worker")...)
 	f := w.flow()
 	f.more(3)
+	reading := []string{"events", "--reader", "reader", "-o", "jsonl"}
+	var read strings.Builder
+	for _, n := range servers {
+		r := command(t, w.with(append(asEnv("reader"), "NATS_URL="+n.at().URL)...), append(reading, "--count", "2")...)
+		equal(t, "exit code of a reader at "+n.env["NATS_SERVER_NAME"], r.code, exitDone)
+		read.WriteString(r.out)
+	}
+	reader := start(t, w.with(asEnv("reader")...), reading...)
 	s, err := w.js.Stream(t.Context(), "KV_deploy-ledger")
 	if err != nil {
 		t.Fatal(err)
@@ -81,6 +90,22 @@ func TestShippedCluster(t *testing.T) {
 	p.ready(http.StatusOK)
 	w.permitted(p.err.String())
 	f.end()
+	last := uint64(len(w.events("")))
+	eventually(t, "the reader has read all", func() bool { return strings.Contains(reader.out.String(), fmt.Sprintf(`"sequence":%d,`, last)) })
+	reader.signal(syscall.SIGINT)
+	equal(t, "exit code of the reader", reader.exit(), exitInterrupted)
+	read.WriteString(reader.out.String())
+	next := uint64(1)
+	for line := range strings.Lines(read.String()) {
+		var e struct {
+			Sequence uint64 `json:"sequence"`
+			Subject  string `json:"subject"`
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil || e.Sequence != next || e.Subject != "deploy.provisioning" {
+			t.Fatalf("%v, not event %d: %s", err, next, line)
+		}
+		next++
+	}
 }
 
 // allCopied waits until the doctor finds nothing to say against three copies of

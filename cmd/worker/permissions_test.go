@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/hostup/deploy-worker/internal/broker/brokertest"
+	"github.com/hostup/deploy-worker/internal/provision"
 	"github.com/hostup/deploy-worker/internal/simulator"
 )
 
@@ -27,7 +28,7 @@ func shippedWorld(t *testing.T, cfg simulator.Config) *world {
 	n := startNATS(t, deployFile("nats.conf"), passwords())
 	w := newWorldAt(t, cfg, n.at(), as("operator")...)
 	delete(w.env, "WORKER_PROVISION")
-	w.ok("operator", "setup")
+	w.ok("operator", "setup", "--reader", "reader")
 	return w
 }
 
@@ -64,10 +65,10 @@ func TestShippedPermissionsSuffice(t *testing.T) {
 		doctored(t, w, asEnv(user)...).only(t, "the doctor as "+user, "durability")
 	}
 	p := w.worker(append(asEnv("worker"), sweeping...)...)
-	live := start(t, w.with(asEnv("reader")...), "events", "--count", "1")
-	eventually(t, "the reader follows", func() bool {
+	live := start(t, w.with(asEnv("operator")...), "events", "--count", "1")
+	eventually(t, "the operator follows", func() bool {
 		s, err := w.js.Stream(t.Context(), "DEPLOY_EVENTS")
-		return err == nil && s.CachedInfo().State.Consumers > 0
+		return err == nil && s.CachedInfo().State.Consumers > 1
 	})
 	publisher, orders := brokertest.Connect(t, w.srv, as("publisher")...)
 	for subject, key := range map[string]string{"deploy.requested": "plain", "deploy.requested.batch": "found"} {
@@ -100,10 +101,10 @@ func TestShippedPermissionsSuffice(t *testing.T) {
 	w.queue(0)
 	p.ready(http.StatusOK)
 
-	equal(t, "exit code of a reader who waits", live.exit(), exitDone)
+	equal(t, "exit code of who waits for an event", live.exit(), exitDone)
 	w.permitted(live.err.String())
 	reads(t, w)
-	durable(t, w)
+	others(t, w)
 	decides(t, w, p)
 	w.permitted(p.err.String())
 	p.signal(syscall.SIGINT)
@@ -125,9 +126,11 @@ func reads(t *testing.T, w *world) {
 		{"operator", "dead list", "no-key"},
 		{"operator", "dead show 1", "letter-a"},
 		{"operator", "audit", ""},
-		{"operator", "setup --dry-run", "keep"},
+		{"operator", "setup --dry-run --reader reader", "keep"},
 		{"operator", "events --from-beginning --count 3", "plain"},
-		{"reader", "events --from-beginning --count 3", "plain"},
+		{"reader", "events --reader reader --count 1", "plain"},
+		{"operator", "events --reader reader --count 1", "found"},
+		{"reader", "events --reader reader --no-follow", "swept"},
 	} {
 		if out := w.ok(c.user, strings.Fields(c.args)...); !strings.Contains(out, c.says) {
 			t.Errorf("as %s, worker %s does not say %q:\n%s", c.user, c.args, c.says, out)
@@ -140,20 +143,48 @@ func reads(t *testing.T, w *world) {
 	}
 }
 
-// durable reads as another system does, which remembers how far it has come.
-func durable(t *testing.T, w *world) {
+// others is what other systems do that read outcomes, and what cannot be seen.
+func others(t *testing.T, w *world) {
 	t.Helper()
 	nc, js := brokertest.Connect(t, w.srv, as("reader")...)
-	cons, err := js.CreateOrUpdateConsumer(t.Context(), "DEPLOY_EVENTS", jetstream.ConsumerConfig{Durable: "billing", AckPolicy: jetstream.AckExplicitPolicy})
+	heard, err := nc.SubscribeSync("deploy.failed")
+	if err == nil {
+		err = nc.Flush()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := cons.Next(jetstream.FetchMaxWait(patience))
-	if err == nil {
-		err = m.DoubleAck(t.Context())
+	announce(t, w, provision.KindFailed, "other")
+	if m, err := heard.NextMsg(patience); err != nil || headerOf(m.Header, "ce-subject") != "other" {
+		t.Errorf("who listens hears %v, %v", m, err)
 	}
-	if err != nil || nc.LastError() != nil {
-		t.Errorf("%v, %v", err, nc.LastError())
+	cons, err := js.Consumer(t.Context(), "DEPLOY_EVENTS", "reader")
+	if err != nil {
+		t.Fatal(err)
+	}
+	messages, err := cons.Messages() // as the client would have it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer messages.Stop()
+	for _, answer := range []func(jetstream.Msg) error{
+		jetstream.Msg.Nak,
+		func(m jetstream.Msg) error { return m.NakWithDelay(time.Millisecond) },
+		func(m jetstream.Msg) error { return errors.Join(m.InProgress(), m.DoubleAck(t.Context())) },
+	} {
+		m, err := messages.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "subject", m.Subject(), "deploy.failed")
+		equal(t, "key", headerOf(m.Headers(), "ce-subject"), "other")
+		if err := answer(m); err != nil {
+			t.Error(err)
+		}
+	}
+	info, err := cons.Info(t.Context())
+	if err != nil || info.NumPending != 0 || info.NumAckPending != 0 || nc.LastError() != nil {
+		t.Errorf("%+v, %v, %v", info, err, nc.LastError())
 	}
 	// Only after a lost connection, and best effort: nothing else shows it.
 	for user, streams := range map[string][]string{"worker": {"KV_deploy-ledger"}, "operator": {"KV_deploy-ledger", "DEPLOY_EVENTS", "DEPLOY_DEAD"}} {
@@ -209,21 +240,25 @@ func TestShippedPermissionsRefuse(t *testing.T) {
 		api + "CONSUMER.MSG.NEXT.DEPLOY.deploy-worker", "$JS.ACK.DEPLOY.deploy-worker.1.1.1.1.1", api + "STREAM.MSG.GET.DEPLOY", api + "STREAM.MSG.DELETE.DEPLOY",
 	}
 	reading := []string{api + "CONSUMER.CREATE.DEPLOY_EVENTS.x.deploy.failed", api + "STREAM.MSG.GET.DEPLOY_EVENTS"}
+	elsewhere := []string{
+		api + "INFO", api + "STREAM.INFO.DEPLOY", api + "STREAM.INFO.DEPLOY_EVENTS", api + "CONSUMER.DELETE.DEPLOY_EVENTS.reader", api + "CONSUMER.RESET.DEPLOY_EVENTS.reader",
+		api + "CONSUMER.INFO.DEPLOY_EVENTS.billing", api + "CONSUMER.MSG.NEXT.DEPLOY_EVENTS.billing", "$JS.ACK.DEPLOY_EVENTS.billing.1.1.1.1.1",
+	}
 	letters := []string{api + "STREAM.MSG.GET.DEPLOY_DEAD", api + "CONSUMER.CREATE.DEPLOY_DEAD.x.deploy.dead"}
 	inboxes := []string{"_INBOX.>", ">", "$KV.>", "$JS.>", "deploy.requested", "deploy.dead", "$SYS.>"}
-	others := func(user string) []string {
+	inboxesBut := func(user string) []string {
 		all := []string{"_INBOX_worker.>", "_INBOX_publisher.>", "_INBOX_reader.>", "_INBOX_operator.>"}
 		return slices.DeleteFunc(all, func(s string) bool { return s == "_INBOX_"+user+".>" })
 	}
 	for user, forbidden := range map[string][]string{
 		"worker":    slices.Concat(everybody, changes, orders, reading, letters),
-		"publisher": slices.Concat(everybody, changes, works, reading, letters, []string{api + "INFO", api + "STREAM.INFO.DEPLOY"}),
-		"reader":    slices.Concat(everybody, changes, orders, works, letters, []string{api + "INFO", api + "STREAM.INFO.DEPLOY"}),
+		"publisher": slices.Concat(everybody, changes, works, reading, letters, elsewhere),
+		"reader":    slices.Concat(everybody, changes, orders, works, reading, letters, elsewhere),
 		"operator":  everybody,
 	} {
 		t.Run(user, func(t *testing.T) {
 			t.Parallel()
-			heard := slices.Concat(inboxes, others(user))
+			heard := slices.Concat(inboxes, inboxesBut(user))
 			if user != "reader" {
 				heard = append(heard, "deploy.failed")
 			}

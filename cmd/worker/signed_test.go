@@ -1,10 +1,10 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 
 	"github.com/nats-io/jwt/v2"
@@ -16,43 +16,99 @@ import (
 )
 
 // signed is a server whose accounts are signed, as nsc makes them, with the
-// lists of nats-accounts.conf.
+// lists, exports and imports of nats-accounts.conf.
 type signed struct {
-	t       *testing.T
-	dir     string
-	account *jwt.AccountClaims
-	orders  *jwt.AccountClaims       // of who orders
-	pairs   map[string]nkeys.KeyPair // of the accounts, by the list of a user
-	op      nkeys.KeyPair
-	opToken string
-	system  *jwt.AccountClaims
-	lists   map[string]jwt.UserPermissionLimits
+	t        *testing.T
+	dir      string
+	shipped  shippedAccounts
+	accounts map[string]*jwt.AccountClaims
+	account  *jwt.AccountClaims // DEPLOY, of the worker
+	pairs    map[string]nkeys.KeyPair
+	op       nkeys.KeyPair
+	opToken  string
+	lists    map[string]jwt.UserPermissionLimits
+}
+
+// shippedAccounts are the accounts of nats-accounts.conf, by their names.
+type shippedAccounts map[string]struct {
+	Users []struct {
+		User        string
+		Permissions struct{ Publish, Subscribe struct{ Allow []string } }
+	}
+	Exports []struct {
+		Service, Stream string
+		ResponseType    string `json:"response_type"`
+	}
+	Imports []struct {
+		Service, Stream struct{ Account, Subject string }
+	}
+}
+
+func accountsShipped(t *testing.T) (all shippedAccounts) {
+	t.Helper()
+	parsed, err := conf.Parse(accountsText(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(jsonOf(t, parsed["accounts"]), &all); err != nil {
+		t.Fatal(err)
+	}
+	return all
 }
 
 func newSigned(t *testing.T) *signed {
 	t.Helper()
-	s := &signed{t: t, dir: t.TempDir(), lists: make(map[string]jwt.UserPermissionLimits)}
+	s := &signed{
+		t: t, dir: t.TempDir(), shipped: accountsShipped(t), accounts: make(map[string]*jwt.AccountClaims),
+		pairs: make(map[string]nkeys.KeyPair), lists: make(map[string]jwt.UserPermissionLimits),
+	}
 	var public string
 	s.op, public = s.keys(nkeys.PrefixByteOperator)
 	operator := jwt.NewOperatorClaims(public)
-	var system string
-	_, system = s.keys(nkeys.PrefixByteAccount)
-	s.system = jwt.NewAccountClaims(system)
-	operator.SystemAccount = system
-	s.opToken = s.encode(operator, s.op)
-	pair, public := s.keys(nkeys.PrefixByteAccount)
-	s.account = jwt.NewAccountClaims(public)
+	for name := range s.shipped {
+		var public string
+		s.pairs[name], public = s.keys(nkeys.PrefixByteAccount)
+		s.accounts[name] = jwt.NewAccountClaims(public)
+	}
+	s.account = s.accounts["DEPLOY"]
 	s.account.Limits.JetStreamLimits = jwt.JetStreamLimits{DiskStorage: -1, MemoryStorage: -1}
-	s.readLists()
-	s.pairs = map[string]nkeys.KeyPair{"worker": pair, "reader": pair, "operator": pair}
-	s.pairs["publisher"], public = s.keys(nkeys.PrefixByteAccount)
-	s.orders = jwt.NewAccountClaims(public)
-	for _, subject := range s.lists["publisher"].Pub.Allow {
-		s.account.Exports.Add(&jwt.Export{Subject: jwt.Subject(subject), Type: jwt.Service})
-		s.orders.Imports.Add(&jwt.Import{Account: s.account.Subject, Subject: jwt.Subject(subject), Type: jwt.Service})
+	operator.SystemAccount = s.accounts["SYS"].Subject
+	s.opToken = s.encode(operator, s.op)
+	for name := range s.shipped {
+		s.share(name)
 	}
 	s.write()
 	return s
+}
+
+// share takes over what an account exports and imports, and what its users may.
+func (s *signed) share(name string) {
+	s.t.Helper()
+	account := s.accounts[name]
+	for _, e := range s.shipped[name].Exports {
+		export := &jwt.Export{Subject: jwt.Subject(e.Stream), Type: jwt.Stream}
+		if e.Service != "" {
+			export = &jwt.Export{Subject: jwt.Subject(e.Service), Type: jwt.Service}
+		}
+		if e.ResponseType == "stream" {
+			export.ResponseType = jwt.ResponseTypeStream
+		}
+		account.Exports.Add(export)
+	}
+	for _, i := range s.shipped[name].Imports {
+		from, kind := i.Stream, jwt.Stream
+		if i.Service.Subject != "" {
+			from, kind = i.Service, jwt.Service
+		}
+		account.Imports.Add(&jwt.Import{Account: s.accounts[from.Account].Subject, Subject: jwt.Subject(from.Subject), Type: kind})
+	}
+	for _, u := range s.shipped[name].Users {
+		var limits jwt.UserPermissionLimits
+		limits.Limits = jwt.Limits{UserLimits: jwt.UserLimits{}, NatsLimits: jwt.NatsLimits{Subs: jwt.NoLimit, Data: jwt.NoLimit, Payload: jwt.NoLimit}}
+		limits.Pub.Allow = u.Permissions.Publish.Allow
+		limits.Sub.Allow = u.Permissions.Subscribe.Allow
+		s.lists[u.User] = limits
+	}
 }
 
 func (s *signed) keys(prefix nkeys.PrefixByte) (nkeys.KeyPair, string) {
@@ -77,42 +133,6 @@ func (s *signed) encode(c jwt.Claims, by nkeys.KeyPair) string {
 	return token
 }
 
-// readLists takes the lists out of the file that we ship.
-func (s *signed) readLists() {
-	s.t.Helper()
-	parsed, err := conf.Parse(accountsText(s.t))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	in := func(v any, path ...string) any {
-		for _, p := range path {
-			m, ok := v.(map[string]any)
-			if !ok {
-				s.t.Fatalf("no %v in %v", path, v)
-			}
-			v = m[p]
-		}
-		return v
-	}
-	words := func(v any) (list jwt.StringList) {
-		for _, word := range v.([]any) {
-			list.Add(fmt.Sprint(word))
-		}
-		return list
-	}
-	users := slices.Concat(in(parsed, "accounts", "DEPLOY", "users").([]any), in(parsed, "accounts", "ORDERS", "users").([]any))
-	for _, user := range users {
-		var limits jwt.UserPermissionLimits
-		limits.Limits = jwt.Limits{UserLimits: jwt.UserLimits{}, NatsLimits: jwt.NatsLimits{Subs: jwt.NoLimit, Data: jwt.NoLimit, Payload: jwt.NoLimit}}
-		limits.Pub.Allow = words(in(user, "permissions", "publish", "allow"))
-		limits.Sub.Allow = words(in(user, "permissions", "subscribe", "allow"))
-		s.lists[fmt.Sprint(in(user, "user"))] = limits
-	}
-	if len(s.lists) != 4 {
-		s.t.Fatalf("%d users: %v", len(s.lists), s.lists)
-	}
-}
-
 func (s *signed) conf() string { return filepath.Join(s.dir, "nats.conf") }
 
 // write writes the configuration of the server with the account as it is now.
@@ -123,15 +143,25 @@ func (s *signed) write() {
 		s.t.Fatal(err)
 	}
 	replace(s.t, s.conf(), text)
-	replace(s.t, filepath.Join(s.dir, "nats-accounts.conf"), fmt.Appendf(nil,
-		"operator: %s\nresolver: MEMORY\nresolver_preload: {\n  %s: %s\n  %s: %s\n  %s: %s\n}\n", s.opToken,
-		s.orders.Subject, s.encode(s.orders, s.op), s.account.Subject, s.encode(s.account, s.op), s.system.Subject, s.encode(s.system, s.op)))
+	accounts := fmt.Appendf(nil, "operator: %s\nresolver: MEMORY\nresolver_preload: {\n", s.opToken)
+	for _, account := range s.accounts {
+		accounts = fmt.Appendf(accounts, "  %s: %s\n", account.Subject, s.encode(account, s.op))
+	}
+	replace(s.t, filepath.Join(s.dir, "nats-accounts.conf"), append(accounts, "}\n"...))
 }
 
 // creds makes a user with the rights of one of the lists, and returns its public
 // key and its credentials.
 func (s *signed) creds(user string) (public string, text []byte) {
 	s.t.Helper()
+	var account nkeys.KeyPair
+	for name, a := range s.shipped {
+		for _, u := range a.Users {
+			if u.User == user {
+				account = s.pairs[name]
+			}
+		}
+	}
 	pair, public := s.keys(nkeys.PrefixByteUser)
 	claims := jwt.NewUserClaims(public)
 	claims.Name, claims.UserPermissionLimits = user, s.lists[user]
@@ -139,7 +169,7 @@ func (s *signed) creds(user string) (public string, text []byte) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	text, err = jwt.FormatUserConfig(s.encode(claims, s.pairs[user]), seed)
+	text, err = jwt.FormatUserConfig(s.encode(claims, account), seed)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -263,7 +263,7 @@ func works(t *testing.T, w *world, as func(user string) []string, options func(u
 		w.permitted(r.err)
 		return r.out
 	}
-	run("operator", "setup")
+	run("operator", "setup", "--reader", "reader")
 	doctored(t, w, as("worker")...).only(t, "the doctor", "durability")
 	p := w.worker(as("worker")...)
 	_, orders := brokertest.Connect(t, w.srv, options("publisher")...)
@@ -272,7 +272,7 @@ func works(t *testing.T, w *world, as func(user string) []string, options func(u
 	}
 	w.created("k")
 	w.permitted(p.err.String())
-	if out := run("reader", "events", "--from-beginning", "--count", "1"); !strings.Contains(out, "provisioning") {
+	if out := run("reader", "events", "--reader", "reader", "--count", "1"); !strings.Contains(out, "provisioning") {
 		t.Errorf("the reader sees %s", out)
 	}
 	refuses(t, w.srv, "reader", options("reader"), []string{"$KV.deploy-ledger.ctl.brake", "deploy.requested"}, []string{"_INBOX_worker.>"})

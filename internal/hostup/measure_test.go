@@ -71,7 +71,7 @@ func TestCallsAreMeasuredByTheConventions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	their := otelhttp.NewTransport(http.DefaultTransport, otelhttp.WithTracerProvider(noop.NewTracerProvider()), otelhttp.WithMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(theirs))))
+	their := otelhttp.NewTransport(&http.Transport{DisableKeepAlives: true}, otelhttp.WithTracerProvider(noop.NewTracerProvider()), otelhttp.WithMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(theirs))))
 	for _, base := range []string{server.URL, gone.URL} {
 		for _, call := range []struct{ method, path, body string }{
 			{"POST", "/vps/payg/deployments", string(body)}, {"GET", "/vps/vps_2", ""}, {"GET", "/vps/vps_2", ""},

@@ -169,10 +169,9 @@ func (l *lane) pull(ctx context.Context) error {
 	left, again := n, 0
 	for m := range there.Messages() {
 		left--
-		if meta, err := m.Metadata(); err == nil && meta.NumDelivered > 1 {
+		if meta := l.take(ctx, m); meta != nil && meta.NumDelivered > 1 {
 			again++
 		}
-		l.take(ctx, m)
 		l.c.hands.take(work{ctx, l, m})
 	}
 	l.c.meter.pulled(ctx, l.name, began, there.Error())
@@ -209,10 +208,16 @@ func (l *lane) await(ctx context.Context) error {
 	return nil
 }
 
-// take keeps a message alive from now on.
-func (l *lane) take(ctx context.Context, m jetstream.Msg) {
+// take keeps a message alive from now on, and returns what its delivery says;
+// nil when it says nothing.
+func (l *lane) take(ctx context.Context, m jetstream.Msg) *jetstream.MsgMetadata {
 	l.inHand.add(m)
-	l.c.meter.delivered(ctx, l.name, m)
+	meta, err := m.Metadata()
+	if err != nil {
+		meta = nil
+	}
+	l.c.meter.delivered(ctx, l.name, m.Subject(), meta)
+	return meta
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {

@@ -100,11 +100,10 @@ func (i *instruments) meet(ctx context.Context, consumer string, c jetstream.Con
 }
 
 // delivered takes note of a message as it comes from the broker.
-func (i *instruments) delivered(ctx context.Context, consumer string, m jetstream.Msg) {
-	i.received(ctx, 1, consumer, m.Subject())
-	meta, err := m.Metadata()
+func (i *instruments) delivered(ctx context.Context, consumer, subject string, meta *jetstream.MsgMetadata) {
+	i.received(ctx, 1, consumer, subject)
 	switch {
-	case err != nil:
+	case meta == nil:
 	case meta.NumDelivered > 1:
 		i.redeliveries.Add(ctx, 1, i.of.Of(consumer))
 	default:

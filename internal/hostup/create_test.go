@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/hostup/deploy-worker/internal/provision"
 )
@@ -165,12 +166,12 @@ func TestCreatePartWritten(t *testing.T) {
 	}
 }
 
-// TestCreateIsOneWrite: net/http would send the headers in a packet of their own
-// if it could not see that the body is at hand, which the tracing layer hides.
+// TestCreateIsOneWrite: header and body leave together, also from below a tracing
+// layer, which hides that the body is at hand.
 func TestCreateIsOneWrite(t *testing.T) {
 	t.Parallel()
 	var writes atomic.Int64
-	c := serve(t, Config{}, respond(http.StatusCreated, "application/json", createdBody))
+	c := serve(t, Config{TracerProvider: trace.NewTracerProvider()}, respond(http.StatusCreated, "application/json", createdBody))
 	c.create.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
 		return writingConn{conn, &writes}, err
@@ -269,6 +270,29 @@ func TestCreateDeadline(t *testing.T) {
 	c := newTestClient(t, Config{BaseURL: w.url()})
 	a := c.Create(callContext(t, 100*time.Millisecond), anOrder)
 	if a.Verdict != provision.VerdictUnknown || a.Answered || a.Status != 0 {
+		t.Errorf("answer %+v", a)
+	}
+	if err := <-ended; !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the connection ended with %v, want a reset", err)
+	}
+}
+
+// TestCreateGivenUp: a call whose context ends before its deadline ends with it,
+// and what became of the request is unknown.
+func TestCreateGivenUp(t *testing.T) {
+	t.Parallel()
+	read, ended := make(chan struct{}), make(chan error, 1)
+	w := newWire(t, func(_ *net.TCPConn, r io.Reader) {
+		_, _ = io.ReadFull(r, make([]byte, 100))
+		close(read)
+		_, err := io.Copy(io.Discard, r)
+		ended <- err
+	})
+	c := newTestClient(t, Config{BaseURL: w.url()})
+	ctx, giveUp := context.WithCancel(callContext(t, time.Hour))
+	go func() { <-read; giveUp() }()
+	a := c.Create(ctx, anOrder)
+	if a.Verdict != provision.VerdictUnknown || !strings.Contains(a.Detail, context.Canceled.Error()) {
 		t.Errorf("answer %+v", a)
 	}
 	if err := <-ended; !errors.Is(err, syscall.ECONNRESET) {

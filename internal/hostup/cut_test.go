@@ -228,6 +228,8 @@ func TestCreateFollowsNothing(t *testing.T) {
 		"earlyHints": {"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + ok, provision.VerdictCreated},
 		"switching":  {"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n", provision.VerdictUnknown},
 		"onlyHints":  {"HTTP/1.1 103 Early Hints\r\n\r\n", provision.VerdictUnknown},
+		"endless":    {strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", maxAnswerHeader/40) + ok, provision.VerdictUnknown},
+		"longHeader": {strings.Replace(ok, "\r\n", "\r\nX: "+strings.Repeat("x", maxAnswerHeader)+"\r\n", 1), provision.VerdictUnknown},
 		"garbage":    {"SSH-2.0-OpenSSH_9.6\r\n", provision.VerdictUnknown},
 		"keepAlive":  {strings.Replace(ok, "\r\n", "\r\nConnection: keep-alive\r\nKeep-Alive: timeout=60\r\n", 1), provision.VerdictCreated},
 		"twoAnswers": {ok + ok, provision.VerdictCreated},

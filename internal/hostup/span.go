@@ -1,10 +1,6 @@
 package hostup
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
-	"io"
 	"net/http"
 	"strings"
 
@@ -25,30 +21,13 @@ func traced(cfg Config, base http.RoundTripper) http.RoundTripper {
 	if cfg.TracerProvider == nil {
 		return base
 	}
-	return otelhttp.NewTransport(unwrapped{base},
+	return otelhttp.NewTransport(base,
 		otelhttp.WithTracerProvider(cfg.TracerProvider),
 		otelhttp.WithMeterProvider(noop.NewMeterProvider()),
 		otelhttp.WithPropagators(propagation.NewCompositeTextMapPropagator()),
 		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string {
 			return exchangeOf(r.Context()).operation
 		}))
-}
-
-// unwrapped reads a body through the tracing layer, which counts it, and replaces
-// it by one that net/http can see to be at hand: it would send the headers before
-// it looked at any other.
-type unwrapped struct{ base http.RoundTripper }
-
-func (u unwrapped) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.Body != nil && r.Body != http.NoBody {
-		body, err := io.ReadAll(r.Body)
-		if err = errors.Join(err, r.Body.Close()); err != nil {
-			return nil, fmt.Errorf("read the request's body: %w", err)
-		}
-		r = r.WithContext(r.Context())
-		r.Body = io.NopCloser(bytes.NewReader(body))
-	}
-	return u.base.RoundTrip(r) //nolint:wrapcheck // a transport's errors are the caller's
 }
 
 // annotate adds to the span of a call what otelhttp does not know.

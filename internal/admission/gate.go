@@ -193,10 +193,13 @@ func (g Gate) Unsent(now time.Time, who string) (Gate, bool) {
 	if g.Phase != Probing || g.Source != who {
 		return g, false
 	}
-	g.Phase, g.Until, g.Wait = Closed, now, 0
-	if g.Reason == ReasonBudget {
-		g.Reason = ReasonThrottled
+	if g.Trickle > 0 {
+		// The window goes on that it was to find out about.
+		g.Phase, g.Until, g.Wait, g.Source = Metered, time.Time{}, 0, ""
+		g.Trickle--
+		return g, true
 	}
+	g.Phase, g.Until, g.Wait = Closed, now, 0
 	return g, true
 }
 

@@ -182,7 +182,12 @@ func TestGateUnsent(t *testing.T) {
 		"Theirs":  {"another one is out already", change(out, func(g *admission.Gate) { g.Source = "replica-2" }), unsent, admission.Gate{}, true},
 		"Closed":  {"nothing is out", closedGate(admission.ReasonThrottled, second), unsent, admission.Gate{}, true},
 		"Open":    {"nothing is out", admission.Gate{}, unsent, admission.Gate{}, true},
-		"Trickle": {"a window that was used up needs a probe again", change(out, func(g *admission.Gate) { g.Reason = admission.ReasonBudget }), unsent, change(back, func(g *admission.Gate) { g.Reason = admission.ReasonThrottled }), false},
+		"Trickle": {
+			"a window that was used up needs a probe again, and goes on being counted",
+			change(out, func(g *admission.Gate) { g.Reason, g.Budget, g.Used, g.Trickle = "", 20, 21, 2 }), unsent,
+			admission.Gate{Phase: admission.Metered, Budget: 20, Used: 21, Trickle: 1, Window: out.Window, Closures: out.Closures},
+			false,
+		},
 	})
 	if again, _ := unsent(out); !again.NeedsProbe(0) {
 		t.Error("after a probe that never left no other one may be sent")

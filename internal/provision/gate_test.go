@@ -50,6 +50,25 @@ func TestGateStopsOthers(t *testing.T) {
 	}
 }
 
+// After a look that was refused the fleet waits for as long as HostUp asks, however
+// often the message has been delivered before.
+func TestGateAfterARefusedLook(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		for range 10 {
+			w := newWorld(t)
+			w.cfg.InlineWait = 0
+			w.inventory.errs = []error{readError(429, 2*time.Second)}
+			m := order("a")
+			m.Deliveries = 20
+			wk := w.worker()
+			wk.once(m)
+			if c, closed := wk.gate.Closed(); !closed || time.Until(c.Until) > 2*time.Second {
+				t.Errorf("closed %v for %s", closed, time.Until(c.Until))
+			}
+		}
+	})
+}
+
 // A gate that closes while the account is being read is obeyed.
 func TestGateClosesDuringARead(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -162,7 +162,7 @@ func (p *Provisioner) lookFailed(ctx context.Context, r *Record, cause error) (D
 		}
 		switch {
 		case re.Throttled:
-			p.raise(ctx, re, r.Search.Failed)
+			p.raise(ctx, re, 1)
 		case re.Auth && p.cfg.AuthHold:
 			p.holdForAuth(ctx, cause)
 		}

@@ -25,6 +25,10 @@ type Account struct {
 	client *Client
 	flight singleflight.Group
 	newest atomic.Pointer[admission.Facts]
+	// begun are facts without the options, whose read had to wait for its turn:
+	// where a window holds two reads, those of several processes would keep each
+	// other from ever having both. Only the one read under way uses it.
+	begun *admission.Facts
 }
 
 // NewAccount returns the account that the client's key belongs to.
@@ -46,7 +50,7 @@ func (a *Account) Facts(ctx context.Context, oldest time.Time) (admission.Facts,
 		// The read keeps the trace of whoever began it, and nothing else. It
 		// ends by itself, each GET having a timeout.
 		shared := context.WithoutCancel(ctx)
-		result := a.flight.DoChan("", func() (any, error) { return nil, a.read(shared) })
+		result := a.flight.DoChan("", func() (any, error) { return nil, a.read(shared, oldest) })
 		select {
 		case <-ctx.Done():
 			return admission.Facts{}, &provision.ReadError{Err: fmt.Errorf("wait for the account's limits: %w", context.Cause(ctx))}
@@ -59,21 +63,23 @@ func (a *Account) Facts(ctx context.Context, oldest time.Time) (admission.Facts,
 	return *a.newest.Load(), nil
 }
 
-func (a *Account) read(ctx context.Context) error {
-	asked := a.client.now()
-	limits, err := a.client.Limits(ctx)
-	if err != nil {
-		return err
+func (a *Account) read(ctx context.Context, oldest time.Time) error {
+	if a.begun == nil || a.begun.AskedAt.Before(oldest) {
+		asked := a.client.now()
+		limits, err := a.client.Limits(ctx)
+		if err != nil {
+			return err
+		}
+		a.begun = &admission.Facts{Remaining: limits.Remaining, Max: limits.Max, Prices: limits.Prices, AskedAt: asked}
 	}
 	options, err := a.client.Options(ctx)
 	if err != nil {
 		return err
 	}
-	a.newest.Store(&admission.Facts{
-		Remaining: limits.Remaining, Max: limits.Max, Prices: limits.Prices,
-		CanDeploy: options.CanDeploy, Reason: options.Reason, BlockerReasons: options.BlockerReasons,
-		Regions: options.Regions, AskedAt: asked,
-	})
+	facts := *a.begun
+	facts.CanDeploy, facts.Reason, facts.BlockerReasons, facts.Regions = options.CanDeploy, options.Reason, options.BlockerReasons, options.Regions
+	a.newest.Store(&facts)
+	a.begun = nil
 	return nil
 }
 

@@ -129,6 +129,36 @@ func TestAccountReadTooEarly(t *testing.T) {
 	}
 }
 
+// A read of which half has to wait for its turn goes on where it stopped, unless
+// that is too long ago for who asks.
+func TestAccountGoesOn(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		fresh bool
+		want  int64
+	}{"Goes on": {false, 1}, "Begins anew": {true, 2}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := &accountServer{}
+			at := &turns{left: 1, used: &provision.ReadsUsedUpError{After: time.Minute}}
+			a := NewAccount(serve(t, Config{Reads: at}, s.ServeHTTP))
+			began := time.Now()
+			if _, err := a.Facts(t.Context(), began); err == nil {
+				t.Fatal("facts without options")
+			}
+			at.left = 2
+			oldest := began
+			if tc.fresh {
+				oldest = time.Now()
+			}
+			f, err := a.Facts(t.Context(), oldest)
+			if n := s.reads.Load(); err != nil || f.AskedAt.Before(oldest) || !f.CanDeploy || n != tc.want {
+				t.Errorf("%v, %+v after %d reads of the limits", err, f, n)
+			}
+		})
+	}
+}
+
 func TestAccountErrors(t *testing.T) {
 	t.Parallel()
 	s := &accountServer{}

@@ -14,14 +14,15 @@ import (
 	"github.com/hostup/deploy-worker/internal/provision"
 )
 
-// turns gives every read its turn, unless they are used up.
+// turns gives every read its turn, unless they are used up: then only those left.
 type turns struct {
+	left    int
 	used    error
 	answers []provision.ReadAnswer
 }
 
 func (t *turns) Enter(context.Context) (func(provision.ReadAnswer), error) {
-	if t.used != nil {
+	if t.left--; t.left < 0 && t.used != nil {
 		return nil, t.used
 	}
 	return func(a provision.ReadAnswer) { t.answers = append(t.answers, a) }, nil

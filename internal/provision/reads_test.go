@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hostup/deploy-worker/internal/admission"
@@ -155,6 +156,7 @@ func TestNobodyWakesAnother(t *testing.T) {
 			t.Fatal(err)
 		}
 		leave(provision.ReadAnswer{Status: 429, RetryAfter: 3 * time.Second})
+		synctest.Wait() // for the writes that no ack waited for
 		wk.life.dieAt = 200
 		var waiting sync.WaitGroup
 		for _, key := range []string{"a", "b"} {

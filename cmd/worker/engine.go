@@ -81,7 +81,7 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 	e.client, err = hostup.New(hostup.Config{
 		BaseURL: s.APIURL, AllowHTTP: s.AllowHTTP, Token: tokens, ReadTimeout: s.ReadTimeout,
 		UserAgent: "deploy-worker/" + version, RetryAfterMax: s.RetryAfterMax,
-		TracerProvider: tel.Tracers, MeterProvider: tel.Meters, OnRead: e.gate.Read, Reads: e.reads,
+		TracerProvider: tel.Tracers, MeterProvider: tel.Meters, Reads: e.reads,
 	})
 	if err != nil {
 		return nil, usageError{err}

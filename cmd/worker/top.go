@@ -78,10 +78,10 @@ func (c *topCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return usageError{err}
 	}
-	var counted atomic.Bool
+	var counted countedReads
 	client, err := hostup.New(hostup.Config{
 		BaseURL: c.APIURL, AllowHTTP: c.AllowHTTP, Token: tokens, ReadTimeout: c.ReadTimeout, UserAgent: "deploy-worker/" + version,
-		OnRead: func(r admission.Rate) { counted.Store(r.Limit > 0) },
+		Reads: &counted,
 	})
 	if err != nil {
 		return usageError{err}
@@ -93,6 +93,19 @@ func (c *topCmd) Run(ctx context.Context, t *terminal) error {
 		return top.Limits{Facts: facts, Counted: counted.Load()}, err
 	}
 	return top.Show(ctx, config)
+}
+
+// countedReads is whether an answer said that HostUp counts reads. Each read has
+// its turn at once.
+type countedReads struct{ atomic.Bool }
+
+// Enter implements hostup.Turns.
+func (c *countedReads) Enter(context.Context) (func(provision.ReadAnswer), error) {
+	return func(a provision.ReadAnswer) {
+		if a.Rate.Limit > 0 {
+			c.Store(true)
+		}
+	}, nil
 }
 
 // watch reads for the screen.

@@ -91,7 +91,7 @@ const (
 // Shut reports whether nobody may call HostUp at all.
 func (g Gate) Shut(left time.Duration) bool { return g.Phase == Closed && left > 0 }
 
-// NeedsProbe reports whether the next create is to be a single probe.
+// NeedsProbe reports whether the next call is to be a single probe.
 func (g Gate) NeedsProbe(left time.Duration) bool {
 	switch g.Phase {
 	case Closed:
@@ -315,10 +315,14 @@ func (g Gate) Read(now time.Time, left time.Duration, r Rate) (Gate, bool) {
 	return g, g != was
 }
 
-// Take hands out up to n creates of a metered gate and returns how many. With
+// Take hands out up to n calls of a metered gate and returns how many. With
 // the last one of a window whose end is known the gate closes until then.
 func (g Gate) Take(now time.Time, left time.Duration, n int) (Gate, int) {
-	g = g.next(left)
+	if g.Phase == Closed && g.Reason == ReasonBudget && left <= 0 || g.Phase == Metered && g.Wait > 0 && left <= 0 {
+		// A new window; its first answer will say when it ends.
+		g.Phase, g.Used, g.Until, g.Wait, g.Reason, g.Source = Metered, 0, time.Time{}, 0, "", ""
+		g.Window++
+	}
 	if g.Phase != Metered {
 		return g, 0
 	}
@@ -327,34 +331,13 @@ func (g Gate) Take(now time.Time, left time.Duration, n int) (Gate, int) {
 	return g.shutIfSpent(now, left), n
 }
 
-// next is the gate in the window that follows one whose known end has come; its
-// first answer will say when it ends.
-func (g Gate) next(left time.Duration) Gate {
-	if g.Phase == Closed && g.Reason == ReasonBudget && left <= 0 || g.Phase == Metered && g.Wait > 0 && left <= 0 {
-		g.Phase, g.Used, g.Until, g.Wait, g.Reason, g.Source = Metered, 0, time.Time{}, 0, "", ""
-		g.Window++
-	}
-	return g
-}
-
-// Reads counts n reads that are about to be sent, where they draw on the budget
-// of the creates.
-func (g Gate) Reads(left time.Duration, n int) (Gate, bool) {
-	if !g.Shared {
-		return g, false
-	}
-	next := g.next(left)
-	counted, ok := next.Sent(next.Window, n)
-	return counted, ok || next != g
-}
-
 // Takeable reports whether Take could hand anything out.
 func (g Gate) Takeable(left time.Duration) bool {
 	next, n := g.Take(time.Time{}, left, 1)
 	return n > 0 || next.Phase != g.Phase
 }
 
-// Sent counts creates that were on their way when the gate began to be metered.
+// Sent counts calls that were on their way when the gate began to be metered.
 // Some of them may be counted already: too many is the safe side.
 func (g Gate) Sent(window, n int) (Gate, bool) {
 	if g.Phase != Metered || g.Window != window || n <= 0 {
@@ -364,7 +347,7 @@ func (g Gate) Sent(window, n int) (Gate, bool) {
 	return g, true
 }
 
-// GiveBack returns creates that were handed out in the present window and will
+// GiveBack returns calls that were handed out in the present window and will
 // not be sent. After a 429 they correct what the window is believed to hold.
 func (g Gate) GiveBack(window, n int) (Gate, bool) {
 	if g.Window != window || n <= 0 {

@@ -178,10 +178,10 @@ func TestGateUnsent(t *testing.T) {
 	out := admission.Gate{Phase: admission.Probing, Until: asked.Add(second), Wait: second, Source: me, Reason: admission.ReasonUnknowns, Used: 1, Window: 3}
 	back := change(out, func(g *admission.Gate) { g.Phase, g.Until, g.Wait = admission.Closed, asked, 0 })
 	walk(t, map[string]gateStep{
-		"Mine":    {"another one may follow at once", out, unsent, back, false},
-		"Theirs":  {"another one is out already", change(out, func(g *admission.Gate) { g.Source = "replica-2" }), unsent, admission.Gate{}, true},
-		"Closed":  {"nothing is out", closedGate(admission.ReasonThrottled, second), unsent, admission.Gate{}, true},
-		"Open":    {"nothing is out", admission.Gate{}, unsent, admission.Gate{}, true},
+		"Mine":   {"another one may follow at once", out, unsent, back, false},
+		"Theirs": {"another one is out already", change(out, func(g *admission.Gate) { g.Source = "replica-2" }), unsent, admission.Gate{}, true},
+		"Closed": {"nothing is out", closedGate(admission.ReasonThrottled, second), unsent, admission.Gate{}, true},
+		"Open":   {"nothing is out", admission.Gate{}, unsent, admission.Gate{}, true},
 		"Trickle": {
 			"a window that was used up needs a probe again, and goes on being counted",
 			change(out, func(g *admission.Gate) { g.Reason, g.Budget, g.Used, g.Trickle = "", 20, 21, 2 }), unsent,
@@ -328,26 +328,6 @@ func TestGateTake(t *testing.T) {
 	}
 }
 
-// Reads are counted before they are sent, and at the end of a window in the next
-// one: there they would otherwise come on top of all that is handed out of it.
-func TestGateReads(t *testing.T) {
-	t.Parallel()
-	metered := admission.Gate{Phase: admission.Metered, Limit: 30, Budget: 30, Used: 20, Window: 4, Wait: time.Minute, Shared: true}
-	spent := change(metered, func(g *admission.Gate) { g.Phase, g.Reason, g.Used = admission.Closed, admission.ReasonBudget, 30 })
-	next := admission.Gate{Phase: admission.Metered, Limit: 30, Budget: 30, Used: 2, Window: 5, Shared: true}
-	reads := func(left time.Duration) func(admission.Gate) (admission.Gate, bool) {
-		return func(g admission.Gate) (admission.Gate, bool) { return g.Reads(left, 2) }
-	}
-	walk(t, map[string]gateStep{
-		"Metered":  {"counted", metered, reads(second), change(metered, func(g *admission.Gate) { g.Used = 22 }), false},
-		"Over":     {"in the next window", metered, reads(0), next, false},
-		"Spent":    {"until the window ends", spent, reads(second), admission.Gate{}, true},
-		"SpentEnd": {"in the next window", spent, reads(-second), next, false},
-		"Others":   {"of a budget of their own", change(metered, func(g *admission.Gate) { g.Shared = false }), reads(0), admission.Gate{}, true},
-		"Open":     {"nothing is counted", admission.Gate{Shared: true}, reads(0), admission.Gate{}, true},
-	})
-}
-
 func TestGateSentAndGiveBack(t *testing.T) {
 	t.Parallel()
 	metered := admission.Gate{Phase: admission.Metered, Budget: 30, Used: 20, Window: 4}
@@ -449,10 +429,6 @@ func TestGateKeepsItsPromises(t *testing.T) {
 			"read": func(t *rapid.T) { next, _ := g.Read(now, left(), rate.Draw(t, "rate")); becomes(t, next) },
 			"sent": func(t *rapid.T) {
 				next, _ := g.Sent(rapid.IntRange(g.Window-1, g.Window).Draw(t, "window"), rapid.IntRange(0, 4).Draw(t, "n"))
-				becomes(t, next)
-			},
-			"reads": func(t *rapid.T) {
-				next, _ := g.Reads(left(), rapid.IntRange(0, 4).Draw(t, "n"))
 				becomes(t, next)
 			},
 			"take": func(t *rapid.T) {

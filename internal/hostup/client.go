@@ -13,8 +13,6 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/propagation"
-
-	"github.com/hostup/deploy-worker/internal/admission"
 )
 
 // scope names this package to the telemetry.
@@ -37,7 +35,6 @@ type Client struct {
 	reads         http.RoundTripper
 	pool          *http.Transport
 	clamped       metric.Int64Counter
-	onRead        func(admission.Rate)
 	turns         Turns
 	onClock       func(time.Duration)
 }
@@ -70,7 +67,7 @@ func New(cfg Config) (*Client, error) {
 	pool := newPool(cfg.RootCAs)
 	return &Client{
 		base: base, tokens: cfg.Token, userAgent: cfg.UserAgent, readTimeout: cfg.ReadTimeout,
-		retryAfterMax: cfg.RetryAfterMax, now: cfg.Now, clamped: clamped, onRead: cfg.OnRead, turns: cfg.Reads, onClock: cfg.OnClock,
+		retryAfterMax: cfg.RetryAfterMax, now: cfg.Now, clamped: clamped, turns: cfg.Reads, onClock: cfg.OnClock,
 		create: newCreateChannel(cfg, calls), pool: pool, reads: layered(cfg, calls, pool),
 	}, nil
 }

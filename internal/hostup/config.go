@@ -15,7 +15,6 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/hostup/deploy-worker/internal/admission"
 	"github.com/hostup/deploy-worker/internal/provision"
 )
 
@@ -46,9 +45,6 @@ type Config struct {
 	// Reads, if set, says when a read may be sent, and is told what came of it:
 	// nobody else is to use up HostUp's limit on them.
 	Reads Turns
-	// OnRead, if set, is told what the answers to reads say of the rate limit.
-	// It must not block.
-	OnRead func(admission.Rate)
 	// OnClock, if set, is told how far HostUp's clock is ahead of Now, to the
 	// second, by every answer to a read that says so. It must not block.
 	OnClock func(ahead time.Duration)

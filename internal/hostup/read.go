@@ -52,9 +52,6 @@ func (c *Client) send(ctx context.Context, operation string, query url.Values, p
 	body, err := readAnswer(resp, token)
 	rate := parseRate(resp.Header, c.now(), c.retryAfterMax)
 	answer.Status, answer.Rate = resp.StatusCode, rate
-	if rate.Limit > 0 && c.onRead != nil {
-		c.onRead(rate)
-	}
 	if resp.StatusCode >= 200 && resp.StatusCode <= 299 {
 		if err != nil {
 			return nil, &Error{Operation: operation, StatusCode: resp.StatusCode, RequestID: requestID(resp.Header, token), Err: err}

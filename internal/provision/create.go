@@ -76,7 +76,7 @@ func (p *Provisioner) admitted(ctx context.Context, r *Record, m Message, facts 
 		return wait(0, WaitShutdown, nil), true, nil
 	}
 	since := doubt(r, m)
-	turn, closure := p.gate.enter(r.Key, !since.IsZero())
+	turn, closure := p.gate.enter(r.Key)
 	if turn == nil {
 		return p.behindGate(closure), true, nil
 	}
@@ -124,9 +124,6 @@ func (p *Provisioner) behindGate(c Closure) Disposition {
 // errImpatient is why the account is not read: it failed a moment ago.
 var errImpatient = errors.New("the account could not be read a moment ago")
 
-// readsOfFacts is how many calls the account's facts take: limits and options.
-const readsOfFacts = 2
-
 // facts reads the account, unless that has failed too lately: one process
 // knocks once, however many requests wait.
 func (p *Provisioner) facts(ctx context.Context, oldest time.Time) (admission.Facts, error) {
@@ -134,14 +131,9 @@ func (p *Provisioner) facts(ctx context.Context, oldest time.Time) (admission.Fa
 		return admission.Facts{}, errImpatient
 	}
 	began := time.Now()
-	if asked := p.asked.Load(); (asked == nil || asked.Before(oldest)) && p.asking.CompareAndSwap(false, true) {
-		p.gate.Reading(readsOfFacts)
-		defer p.asking.Store(false)
-	}
 	facts, err := p.ports.Account.Facts(ctx, oldest)
 	switch {
 	case err == nil:
-		p.asked.Store(&facts.AskedAt)
 		p.meter.know(facts)
 		p.reads.worked()
 	case ctx.Err() == nil:

@@ -90,9 +90,15 @@ func (p accountPort) Facts(ctx context.Context, oldest time.Time) (f admission.F
 			cache = &p.wk.facts
 		}
 		if a.stale(cache, oldest) {
-			if err = p.wk.read(ctx); err != nil {
-				return
+			p.wk.asking <- struct{}{}
+			defer func() { <-p.wk.asking }()
+			for a.stale(cache, oldest) && p.wk.got < 2 { // limits and options
+				if err = p.wk.read(ctx); err != nil {
+					return
+				}
+				p.wk.got++
 			}
+			p.wk.got = 0
 		}
 		f, err = a.cached(cache, oldest)
 	})

@@ -1,6 +1,10 @@
 package provision
 
-import "time"
+import (
+	"time"
+
+	"github.com/hostup/deploy-worker/internal/admission"
+)
 
 // Paced is paced.
 var Paced = paced
@@ -8,9 +12,9 @@ var Paced = paced
 // Pass allows one create.
 type Pass = pass
 
-// Enter asks for one create for a key, without a look before it.
+// Enter asks for one create for a key.
 func (g *Gate) Enter(key string) *Pass {
-	p, _ := g.enter(key, false)
+	p, _ := g.enter(key)
 	return p
 }
 
@@ -33,6 +37,9 @@ func (g *Gate) Ramped(n int) {
 	defer g.mu.Unlock()
 	g.ramp = n
 }
+
+// Creates is the row of the creates.
+func (g *ReadGate) Creates() admission.Gate { return g.creates.Row() }
 
 // Note takes something down.
 func (r *Record) Note(n Note) { r.note(n) }

@@ -275,7 +275,7 @@ func (g *Gate) store(ctx context.Context) bool {
 	return err == nil
 }
 
-// beg asks for what creates are waiting for: a probe, or permits. It returns
+// beg asks for what calls are waiting for: a probe, or permits. It returns
 // true when it got something, so that there may be more.
 func (g *Gate) beg(ctx context.Context) bool {
 	g.mu.Lock()
@@ -328,17 +328,19 @@ func (g *Gate) returnIdle(after time.Duration) {
 	}
 }
 
-// short is how many permits are missing for the creates that wait and may be
-// sent.
+// short is how many permits are missing for the calls that wait and may be sent.
 func (g *Gate) short() int {
 	maps.DeleteFunc(g.wanted, func(_ string, w want) bool { return time.Since(w.at) > 2*turnPause })
 	n, room := 0, g.room(time.Now())
 	for _, w := range g.wanted {
-		if room <= 0 {
-			break
+		switch {
+		case w.read:
+		case room > 0:
+			room--
+		default:
+			continue
 		}
-		room--
-		n += w.permits
+		n++
 	}
 	return n - g.permits
 }

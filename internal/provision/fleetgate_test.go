@@ -362,7 +362,7 @@ func TestPermitsOfAnOldWindow(t *testing.T) {
 		if g.Held() != 3 || c.row().Used != 3 {
 			t.Fatalf("%d permits, stored is %+v", g.Held(), c.row())
 		}
-		enter(t, g, "x")
+		p := enter(t, g, "x")
 		next := metered
 		next.Window, next.Used, next.Until = 5, 10, time.Now().Add(2*time.Minute)
 		c.store(t, next)
@@ -375,6 +375,28 @@ func TestPermitsOfAnOldWindow(t *testing.T) {
 		told()
 		if row := c.row(); row.Used != 10 || row.Window != 5 {
 			t.Errorf("what was not used was given back to the next window: %+v", row)
+		}
+		g.Leave(p, provision.Answer{Verdict: provision.VerdictNeverSent}, 0, 0)
+		if n := g.Held(); n != 0 {
+			t.Errorf("%d permits after a create of the window before was not sent", n)
+		}
+	})
+}
+
+// A create that was on its way when the others began to count has been counted
+// with them, and gives its place back if it is not sent.
+func TestAPassFromBeforeTheCount(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newRows(5)
+		g := replica(t, c, "a")
+		p := enter(t, g, "x")
+		c.store(t, admission.Gate{Phase: admission.Metered, Limit: 10, Budget: 10, Until: time.Now().Add(time.Minute), Wait: time.Minute, Window: 4})
+		if used := c.row().Used; used != 1 {
+			t.Errorf("%d are used", used)
+		}
+		g.Leave(p, provision.Answer{Verdict: provision.VerdictNeverSent}, 0, 0)
+		if n := g.Held(); n != 1 {
+			t.Errorf("%d permits", n)
 		}
 	})
 }

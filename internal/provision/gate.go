@@ -49,18 +49,14 @@ type Gate struct {
 	anew                  bool
 	highest, brakeHighest uint64
 
-	// uncounted are reads that were sent while nothing was counted, and have not
-	// been answered.
-	uncounted int
-
 	permits int  // of the window's budget, for this process
 	probe   bool // this process may send the probe
-	// wanted are the creates that were denied for want of permits or a probe.
+	// wanted are the calls that were denied for want of permits or a probe.
 	wanted   map[string]want
 	inFlight map[*pass]struct{}
 	ramp     int
-	// usual is how long a create takes, on average; heard is when the stored
-	// row last changed.
+	// usual is how long a create takes, on average, or a read that takes longer;
+	// heard is when the stored row last changed.
 	usual time.Duration
 	heard time.Time
 	// granted is when this process was last given permits or the probe.
@@ -71,10 +67,10 @@ type Gate struct {
 	kick    chan struct{}
 }
 
-// want is what a denied create would need, and when it asked.
+// want is when a denied call asked, and whether it is a read, which needs no room.
 type want struct {
-	at      time.Time
-	permits int
+	at   time.Time
+	read bool
 }
 
 // gateChange is a change of the shared row; left is how much of its Wait has
@@ -166,6 +162,11 @@ func (g *Gate) stopped(now time.Time) (Closure, bool) {
 	if g.brake.On {
 		return Closure{Reason: WaitPaused, changed: g.changed}, true
 	}
+	return g.barred(now)
+}
+
+// barred is closed, but for who has a share of a budget that is used up.
+func (g *Gate) barred(now time.Time) (Closure, bool) {
 	c, closed := g.closed(now)
 	return c, closed && (g.permits == 0 || !g.spent())
 }
@@ -181,7 +182,8 @@ func (g *Gate) revoked(p *pass) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	_, closed := g.closed(time.Now())
-	return g.braked(p) || closed && !g.spent()
+	over := !p.probe && !p.uncounted && (!p.permit || p.window != g.row.Window)
+	return g.braked(p) || closed && !g.spent() || over
 }
 
 // braked reports whether the brake stops who has entered. One that a cap has
@@ -220,68 +222,6 @@ func (g *Gate) Raise(wait time.Duration, rate admission.Rate) {
 			next.Budget = budget
 		}
 		return next, ok
-	})
-}
-
-// Reading tells of n reads before they are sent. Where they draw on the budget of
-// the creates it returns once the fleet knows, or after readingPatience: their
-// places must not be handed out twice.
-func (g *Gate) Reading(n int) {
-	g.mu.Lock()
-	shared, before := g.row.Shared, g.row
-	g.change(func(row admission.Gate, _ time.Time, left time.Duration) (admission.Gate, bool) {
-		return row.Reads(left, n)
-	})
-	if g.row == before {
-		g.uncounted = n
-	}
-	g.mu.Unlock()
-	if shared {
-		g.settled(readingPatience)
-	}
-}
-
-// readingPatience bounds the wait for a ledger that is slow. Without one no
-// create is handed out, and reads may go on.
-const readingPatience = 500 * time.Millisecond
-
-// settled returns when all that this process has to tell is stored, or after a
-// while.
-func (g *Gate) settled(within time.Duration) {
-	end := time.NewTimer(within)
-	defer end.Stop()
-	for {
-		g.mu.Lock()
-		stored, changed := len(g.unstored) == 0, g.changed
-		g.mu.Unlock()
-		if stored {
-			return
-		}
-		select {
-		case <-changed:
-		case <-end.C:
-			return
-		}
-	}
-}
-
-// Read tells what the answer to a read said of the rate limit.
-func (g *Gate) Read(rate admission.Rate) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	uncounted := g.uncounted > 0
-	if uncounted {
-		g.uncounted--
-	}
-	g.change(func(row admission.Gate, now time.Time, left time.Duration) (admission.Gate, bool) {
-		next, changed := row.Read(now, left, rate)
-		if uncounted && next.Shared && row.Phase == admission.Metered {
-			// Somebody else has begun to count meanwhile, without this one.
-			counted, more := row.Sent(row.Window, 1)
-			next, _ = counted.Read(now, left, rate)
-			changed = changed || more
-		}
-		return next, changed
 	})
 }
 
@@ -328,7 +268,7 @@ func (g *Gate) show(row admission.Gate, until time.Time) {
 	g.row, g.until = row, until
 	if n, window := len(g.inFlight), row.Window; metered && n > 0 {
 		for p := range g.inFlight {
-			p.uncounted = false
+			p.uncounted, p.permit, p.window = false, true, window
 		}
 		g.change(func(row admission.Gate, _ time.Time, _ time.Duration) (admission.Gate, bool) {
 			return row.Sent(window, n)

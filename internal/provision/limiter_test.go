@@ -290,60 +290,6 @@ func TestFleetUnderALimiter(t *testing.T) {
 	}
 }
 
-// Reads that draw on the budget of the creates are in the shared row before they
-// are sent: another replica would hand out their places otherwise. A ledger that
-// is away does not keep them for long.
-func TestReadsAreCountedBeforeTheyAreSent(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		f := newCrew(newWorld(t), 2, 3)
-		one, other := f.workers[0].gate, f.workers[1].gate
-		one.Read(admission.Rate{Limit: 40, Remaining: 38, Reset: time.Minute})
-		pass(time.Second)
-		for n, g := range []*provision.Gate{one, other, one} {
-			g.Reading(2)
-			if row, _ := f.rows.stored(); row.Used != 2*n+4 {
-				t.Errorf("after %d readings %d of the budget are used: %+v", n+1, row.Used, row)
-			}
-		}
-		f.rows.mu.Lock()
-		f.rows.down = true
-		f.rows.mu.Unlock()
-		began := time.Now()
-		one.Reading(2)
-		if waited := time.Since(began); waited < 100*time.Millisecond || waited > 2*time.Second {
-			t.Errorf("without a ledger it waited %s", waited)
-		}
-		f.stop()
-	})
-}
-
-// Reads that were on their way when another replica began to count, and had
-// handed out much of the window before they were answered, take up room, too.
-func TestReadsOnTheirWayAreCountedWhenTheyAreAnswered(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		f := newCrew(newWorld(t), 2, 3)
-		one, other := f.workers[0].gate, f.workers[1].gate
-		other.Reading(2)
-		one.Read(admission.Rate{Limit: 40, Remaining: 39, Reset: time.Minute})
-		pass(time.Second)
-		if _, err := f.rows.UpdateGate(t.Context(), func(row admission.Gate) (admission.Gate, bool) {
-			next, n := row.Take(time.Now(), time.Minute, 20)
-			return next, n == 20
-		}); err != nil {
-			t.Fatal(err)
-		}
-		pass(time.Second)
-		for n, want := range []int{22, 23, 23} {
-			other.Read(admission.Rate{Limit: 40, Remaining: 38 - n, Reset: time.Minute})
-			pass(time.Second)
-			if row, _ := f.rows.stored(); row.Used != want {
-				t.Errorf("after %d answers %d of the budget are used, want %d", n+1, row.Used, want)
-			}
-		}
-		f.stop()
-	})
-}
-
 // One 429 stops every replica; then one probe goes out before all others.
 func TestOne429StopsTheFleet(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -6,9 +6,11 @@ import (
 	"github.com/hostup/deploy-worker/internal/admission"
 )
 
-// pass allows one create; whoever has one leaves with what came of it, once.
+// pass allows one call; whoever has one leaves with what came of it, once.
 type pass struct {
 	probe, permit bool
+	// window is the one that a permit is of.
+	window int
 	// uncounted is set while the gate was open, which counts nothing.
 	uncounted bool
 	begun     time.Time
@@ -17,48 +19,91 @@ type pass struct {
 	used     bool
 }
 
-// enter asks for one create for a key, with a look before it or without. Without
-// a pass the closure says how long to wait at most; a change of the gate comes
-// sooner.
-func (g *Gate) enter(key string, look bool) (*pass, Closure) {
+// enter asks for one create for a key. Without a pass the closure says how long
+// to wait at most; a change of the gate comes sooner.
+func (g *Gate) enter(key string) (*pass, Closure) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	now := time.Now()
-	if c, stopped := g.stopped(now); stopped {
+	w := want{at: time.Now()}
+	if c, stopped := g.stopped(w.at); stopped {
 		return nil, c
 	}
-	soon := Closure{Until: now.Add(turnPause), Reason: WaitTurn, changed: g.changed}
-	if g.room(now) <= 0 {
+	return g.take(key, w)
+}
+
+// enterRead asks for one read that draws on the budget of the creates; mine is
+// false where none does. Neither the brake nor the ramp stops it. It may be the
+// probe after a 429, or a fleet that only has to look would wait for ever. But it
+// proves nothing of creates: while unknown verdicts keep the gate closed, reads
+// are none of its business.
+func (g *Gate) enterRead(key string) (p *pass, c Closure, mine bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.countsReads() {
+		return nil, Closure{}, false
+	}
+	w := want{at: time.Now(), read: true}
+	if c, closed := g.barred(w.at); closed {
+		return nil, c, true
+	}
+	p, c = g.take(key, w)
+	return p, c, true
+}
+
+// countsReads reports whether reads draw on the budget of this gate as it stands.
+func (g *Gate) countsReads() bool {
+	return g.row.Shared && g.row.Reason != admission.ReasonUnknowns
+}
+
+// take gives a key a permit, or the probe.
+func (g *Gate) take(key string, w want) (*pass, Closure) {
+	soon := Closure{Until: w.at.Add(turnPause), Reason: WaitTurn, changed: g.changed}
+	if !w.read && g.room(w.at) <= 0 {
 		return nil, soon
 	}
-	need := 1
-	if look && g.row.Shared {
-		need = 2 // the look draws on the same budget
+	if g.controls == nil && g.permits == 0 {
+		g.askSelf()
 	}
-	if g.controls == nil && g.permits < need {
-		g.askSelf(need - g.permits)
-	}
-	p := pass{begun: now}
-	left := g.until.Sub(now)
+	p := pass{begun: w.at, window: g.row.Window}
+	left := g.until.Sub(w.at)
 	switch {
 	case g.row.Phase == admission.Open:
 		p.uncounted = true
-	case g.permits >= need:
-		g.permits -= need
+	case g.permits > 0:
+		g.permits--
 		p.permit = true
 	case g.probe:
 		g.probe = false
 		p.probe = true
 	default:
 		if g.row.NeedsProbe(left) || g.row.Takeable(left) {
-			g.wanted[key] = want{at: now, permits: need}
+			g.wanted[key] = w
 			g.stir()
 		}
 		return nil, soon
 	}
 	delete(g.wanted, key)
-	g.inFlight[&p] = struct{}{}
+	if !w.read {
+		g.inFlight[&p] = struct{}{}
+	}
 	return &p, Closure{}
+}
+
+// forgo withdraws what a key wants.
+func (g *Gate) forgo(key string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.wanted, key)
+}
+
+// lend lets the look before a create be the probe that the create is. The create
+// has to enter anew then.
+func (g *Gate) lend(p *pass) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if p.probe && g.countsReads() {
+		p.probe, g.probe = false, true
+	}
 }
 
 // room is how many creates may be sent beside those in flight. One that hangs
@@ -103,10 +148,10 @@ func askOf(row admission.Gate, now time.Time, left time.Duration, n int, within 
 }
 
 // askSelf asks the row of a process that is a fleet of its own.
-func (g *Gate) askSelf(n int) {
+func (g *Gate) askSelf() {
 	var got asked
 	g.change(func(row admission.Gate, now time.Time, left time.Duration) (admission.Gate, bool) {
-		got = askOf(row, now, left, n, g.probeWithin, g.source)
+		got = askOf(row, now, left, 1, g.probeWithin, g.source)
 		return got.row, got.changed
 	})
 	if got.changed {
@@ -153,7 +198,7 @@ func (g *Gate) leave(p *pass, a Answer, c closing) bool {
 		g.usual += (time.Since(p.begun) - g.usual) / 4
 	}
 	shut := g.row.Phase == admission.Closed
-	if p.permit && a.Verdict == VerdictNeverSent {
+	if p.permit && p.window == g.row.Window && a.Verdict == VerdictNeverSent {
 		g.permits++
 	}
 	uncounted := p.uncounted && a.Verdict != VerdictNeverSent
@@ -188,4 +233,31 @@ func (g *Gate) after(row admission.Gate, now time.Time, left time.Duration, prob
 	default:
 		return row.Answered(now, left, probe, a.Rate)
 	}
+}
+
+// leaveRead tells what came of a read, by a pass of this gate or by none of it.
+// The answer says whether reads draw on the budget of the creates; it proves
+// nothing else of them. Raise closes the gate after a 429.
+func (g *Gate) leaveRead(p pass, a ReadAnswer) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if a.Status != 0 && p.permit {
+		g.usual += max(time.Since(p.begun)-g.usual, 0) / 4
+	}
+	g.change(func(row admission.Gate, now time.Time, left time.Duration) (admission.Gate, bool) {
+		was := row
+		row, _ = row.Read(now, left, a.Rate)
+		switch {
+		case p.uncounted && row.Shared && was.Phase == admission.Metered:
+			// Somebody else has begun to count meanwhile, without this one.
+			row, _ = row.Sent(row.Window, 1)
+		case !p.probe || a.Status == tooManyRequests:
+		case a.Status == 0 || !row.Shared:
+			row, _ = row.Unsent(now, g.source)
+		default:
+			row, _ = row.Answered(now, left, true, a.Rate)
+			row.Unknowns = was.Unknowns
+		}
+		return row, row != was
+	})
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -106,9 +105,6 @@ type Provisioner struct {
 	// tracer is nil while nobody gets the spans.
 	tracer trace.Tracer
 	seen   sightings
-	// asked is when the newest facts were asked for, asking whether new ones are.
-	asked  atomic.Pointer[time.Time]
-	asking atomic.Bool
 	// reads is the account that cannot be read, keys the creates that were
 	// refused for their key.
 	reads patience

@@ -20,9 +20,9 @@ type ReadControls interface {
 // ReadGate hands out the fleet's reads, so that a thousand look-ups at once do
 // not overrun HostUp's limit on them. It is a Gate like that of the creates over
 // a row of its own, and costs nothing until a read is answered with what a
-// window holds, or with a 429. Where reads and creates draw on one budget it
-// stands open: the gate of the creates counts them. It is safe for concurrent
-// use.
+// window holds, or with a 429. Where reads and creates draw on one budget their
+// gate hands reads out, too, and the own row is for when unknown verdicts keep it
+// closed. It is safe for concurrent use.
 type ReadGate struct {
 	*Gate
 
@@ -64,6 +64,9 @@ func (e *ReadsUsedUpError) Error() string {
 	return fmt.Sprintf("not sent: HostUp's limit on reads is used up for %s", e.After.Round(time.Millisecond))
 }
 
+// tooManyRequests is RFC 6585, section 4.
+const tooManyRequests = 429
+
 // ReadAnswer is what a read's answer says of the limit.
 type ReadAnswer struct {
 	// Status is the HTTP status, 0 without an answer.
@@ -77,23 +80,26 @@ type ReadAnswer struct {
 // its answer. Where others have to be answered first it waits, for a second at
 // most. Errors are *ReadsUsedUpError and that of ctx.
 func (g *ReadGate) Enter(ctx context.Context) (leave func(ReadAnswer), err error) {
-	uncounted := func(ReadAnswer) {}
-	if g.creates.Row().Shared {
-		return uncounted, nil
-	}
-	key := strconv.FormatUint(g.n.Add(1), 36)
+	key := "read " + strconv.FormatUint(g.n.Add(1), 36)
 	for end := time.Now().Add(turnPause); ; {
-		turn, c := g.enter(key, false)
+		turn, c, shared := g.creates.enterRead(key)
 		if turn != nil {
-			return func(a ReadAnswer) { g.answered(ctx, turn, a) }, nil
+			return g.leaving(*turn), nil
+		}
+		if !shared {
+			if turn, c = g.enter(key); turn != nil {
+				return func(a ReadAnswer) { g.leaving(pass{uncounted: true})(a); g.answered(ctx, turn, a) }, nil
+			}
 		}
 		left := time.Until(end)
 		switch {
-		case c.Reason == WaitLedger:
-			// Nobody can say. The creates stand still by then, and with them what
-			// reads most.
-			return uncounted, nil
+		case c.Reason == WaitLedger || c.Reason == WaitAuth:
+			// Nobody can say, or this process only tries its key. The creates stand
+			// still by then, and with them what reads most.
+			return g.leaving(pass{uncounted: true}), nil
 		case c.Reason != WaitTurn || left <= 0:
+			g.forgo(key)
+			g.creates.forgo(key)
 			return nil, &ReadsUsedUpError{After: max(time.Until(c.Until), 0)}
 		}
 		wake := time.NewTimer(left)
@@ -110,6 +116,11 @@ func (g *ReadGate) Enter(ctx context.Context) (leave func(ReadAnswer), err error
 	}
 }
 
+// leaving tells the gate of the creates what came of a read.
+func (g *ReadGate) leaving(p pass) func(ReadAnswer) {
+	return func(a ReadAnswer) { g.creates.leaveRead(p, a) }
+}
+
 // answered tells the gate what came of a read. One without an answer tells
 // nothing of the limit.
 func (g *ReadGate) answered(ctx context.Context, turn *pass, a ReadAnswer) {
@@ -117,7 +128,7 @@ func (g *ReadGate) answered(ctx context.Context, turn *pass, a ReadAnswer) {
 	switch a.Status {
 	case 0:
 		verdict = VerdictUnknown
-	case 429: // RFC 6585, section 4
+	case tooManyRequests:
 		verdict = VerdictThrottled
 	}
 	closed := g.leave(turn, Answer{Verdict: verdict, Status: a.Status, Rate: a.Rate}, closing{

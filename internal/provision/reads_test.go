@@ -30,9 +30,6 @@ func (wk *worker) read(ctx context.Context) error {
 	}
 	a := wk.w.reads.answer(0, provision.Request{}).answer
 	pass(50 * time.Millisecond)
-	if a.Rate.Limit > 0 {
-		wk.gate.Read(a.Rate)
-	}
 	leave(provision.ReadAnswer{Status: a.Status, RetryAfter: a.RetryAfter, Rate: a.Rate})
 	if a.Verdict == provision.VerdictThrottled {
 		return &provision.ReadError{Status: 429, Throttled: true, RetryAfter: a.RetryAfter, Rate: a.Rate, Err: errLook}
@@ -73,8 +70,6 @@ func TestStormOfLooks(t *testing.T) {
 		t.Run(headers, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				w := newWorld(t)
-				w.cfg.Deadline = 20 * time.Hour
-				w.cfg.SettleReads, w.cfg.SettleUnanswered = 3, time.Minute
 				w.reads = &limiter{limit: limit, window: span, headers: headers}
 				w.api.answers = func(i int, _ provision.Request) reply {
 					r := created()
@@ -86,38 +81,66 @@ func TestStormOfLooks(t *testing.T) {
 					}
 					return r
 				}
-				f := newCrew(w, 3, 7)
-				f.meterReads(8)
-				f.publish(0, n)
-				late := time.Now().Add(10 * time.Hour)
-				f.run(8, func() bool {
-					f.mu.Lock()
-					defer f.mu.Unlock()
-					return len(f.queue)+f.busy == 0 || time.Now().After(late)
-				})
-				if left := len(f.queue); left > 0 {
-					t.Errorf("%d are not answered after ten hours", left)
-				}
-				for i := range n {
-					if key := fmt.Sprintf("k%04d", i); len(w.events.ids(key, provision.KindProvisioning)) != 1 {
-						t.Errorf("%s: %v", key, w.events.ids(key))
-					}
-				}
-				reads, refused := 0, 0
-				for i, one := range w.reads.windows {
-					reads += one.accepted
-					refused += one.refused
-					if i > 1 && one.refused > 1 {
-						t.Errorf("window %d: %d reads were refused", i, one.refused)
-					}
-				}
-				t.Logf("%d reads in %d windows, %d refused, %v", reads, len(w.reads.windows), refused, w.reads.windows[:min(6, len(w.reads.windows))])
+				f := storm(w, n, n)
+				w.reads.oneRefused(t)
+				w.reads.count(t)
 				if gate, _ := f.rows.stored(); gate.Phase == admission.Closed || gate.Shared {
 					t.Errorf("the gate of the creates: %+v", gate)
 				}
 			})
 		})
 	}
+}
+
+// storm lets three replicas work off n requests, and then as many as there are
+// in all; each ends with one event.
+func storm(w *world, n, all int) *crew {
+	w.t.Helper()
+	w.cfg.Deadline = 20 * time.Hour
+	w.cfg.SettleReads, w.cfg.SettleUnanswered = 3, time.Minute
+	f := newCrew(w, 3, 7)
+	f.meterReads(8)
+	f.publish(0, n)
+	for i := n; i < all; i++ {
+		time.AfterFunc(time.Minute+time.Duration(i-n)*200*time.Millisecond, func() { f.publish(i, 1) })
+	}
+	began := time.Now()
+	f.run(8, func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return len(f.queue)+f.busy == 0 && time.Since(began) > 2*time.Minute || time.Since(began) > 10*time.Hour
+	})
+	if left := len(f.queue); left > 0 {
+		w.t.Errorf("%d are not answered after ten hours", left)
+	}
+	for i := range all {
+		if key := fmt.Sprintf("k%04d", i); len(w.events.ids(key, provision.KindProvisioning)) != 1 {
+			w.t.Errorf("%s: %v", key, w.events.ids(key))
+		}
+	}
+	return f
+}
+
+// oneRefused checks that no window has more than one refused call, but for the
+// first two, which teach the limit.
+func (l *limiter) oneRefused(t *testing.T) {
+	t.Helper()
+	for i, one := range l.windows {
+		if i > 1 && one.refused > 1 {
+			t.Errorf("window %d: %d calls were refused", i, one.refused)
+		}
+	}
+}
+
+// count adds the windows up.
+func (l *limiter) count(t *testing.T) (accepted, refused int) {
+	t.Helper()
+	for _, one := range l.windows {
+		accepted += one.accepted
+		refused += one.refused
+	}
+	t.Logf("%d calls in %d windows, %d refused, %v", accepted, len(l.windows), refused, l.windows[:min(6, len(l.windows))])
+	return accepted, refused
 }
 
 func TestReadTurns(t *testing.T) {

@@ -224,6 +224,7 @@ func doubt(r *Record, m Message) time.Time {
 // answered; free means that the call may be made. When there is a server that
 // might be ours, the request goes the way of every unknown outcome.
 func (p *Provisioner) lookFirst(ctx context.Context, r *Record, m Message, since time.Time, turn *pass) (free bool, d Disposition, stop bool, err error) {
+	p.gate.lend(turn)
 	f, err := p.look(ctx, r, since)
 	if d, later := lookLater(err); later {
 		return false, d, true, nil

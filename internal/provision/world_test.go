@@ -164,8 +164,11 @@ type worker struct {
 	name  string
 	life  *life
 	logs  *logs
-	// facts is the worker's own cache, see account.apart.
-	facts *admission.Facts
+	// facts is the worker's own cache, see account.apart; asking is held by who
+	// reads the account, got counts what it has read so far.
+	facts  *admission.Facts
+	asking chan struct{}
+	got    int
 }
 
 // logs keeps what a worker logs.
@@ -195,7 +198,7 @@ func (w *world) worker() *worker {
 func (w *world) workerAt(gate *provision.Gate, controls provision.Controls) *worker {
 	w.t.Helper()
 	w.workers++
-	wk := &worker{w: w, gate: gate, name: fmt.Sprintf("w%d", w.workers), life: &life{}, logs: &logs{}}
+	wk := &worker{w: w, gate: gate, name: fmt.Sprintf("w%d", w.workers), life: &life{}, logs: &logs{}, asking: make(chan struct{}, 1)}
 	ports := provision.Ports{
 		Ledger: ledgerPort{wk}, Names: ledgerPort{wk}, API: apiPort{wk}, Account: accountPort{wk}, Inventory: inventoryPort{wk}, Events: eventsPort{wk}, Controls: controls,
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // accepted decides whether a request may be sent now, and sends it.
-func (p *Provisioner) accepted(ctx context.Context, r *Record, since time.Time, m Message) (d Disposition, stop bool, err error) {
+func (p *Provisioner) accepted(ctx context.Context, r *Record, since time.Time, m *Message) (d Disposition, stop bool, err error) {
 	now := time.Now()
 	if !now.Before(r.Deadline) {
 		if since := doubt(r, m); !since.IsZero() && (r.Sent > 0 || r.Redelivered) {
@@ -60,7 +60,7 @@ func (p *Provisioner) accepted(ctx context.Context, r *Record, since time.Time, 
 
 // admitted takes a request that fits the account to its attempt, if it is its
 // turn; then the span of its admission ends.
-func (p *Provisioner) admitted(ctx context.Context, r *Record, m Message, facts admission.Facts, span trace.Span) (d Disposition, stop bool, err error) {
+func (p *Provisioner) admitted(ctx context.Context, r *Record, m *Message, facts admission.Facts, span trace.Span) (d Disposition, stop bool, err error) {
 	begun := false
 	defer func() {
 		if !begun {
@@ -97,7 +97,7 @@ func (p *Provisioner) admitted(ctx context.Context, r *Record, m Message, facts 
 // wrongRegion answers a region that the account does not offer. A request that
 // was never stored is rejected and leaves its key free; one that had to wait
 // before the regions could be read has claimed it already.
-func (p *Provisioner) wrongRegion(ctx context.Context, r *Record, m Message, f Fault) (Disposition, bool, error) {
+func (p *Provisioner) wrongRegion(ctx context.Context, r *Record, m *Message, f Fault) (Disposition, bool, error) {
 	if r.Revision == 0 {
 		return p.rejectInvalid(ctx, m, []Fault{f}), true, nil
 	}
@@ -193,7 +193,7 @@ func (p *Provisioner) unreadable(ctx context.Context, r *Record, err error) (Dis
 
 // attempt is steps 1 to 3 of the order of effects. Between 1 and 2 nothing
 // waits.
-func (p *Provisioner) attempt(ctx context.Context, r *Record, m Message, turn *pass) (Disposition, bool, error) {
+func (p *Provisioner) attempt(ctx context.Context, r *Record, m *Message, turn *pass) (Disposition, bool, error) {
 	ctx, span := p.begin(ctx, "attempt")
 	defer span.End()
 	start := time.Now()
@@ -233,7 +233,7 @@ func (p *Provisioner) tooLate(start time.Time, turn *pass) string {
 
 // withdraw takes back an intent that was not, or may not have been, stored
 // with the name. No call was sent for it.
-func (p *Provisioner) withdraw(ctx context.Context, r *Record, m Message, cause error, turn *pass) (Disposition, bool, error) {
+func (p *Provisioner) withdraw(ctx context.Context, r *Record, m *Message, cause error, turn *pass) (Disposition, bool, error) {
 	if errors.Is(cause, ErrConflict) {
 		return Disposition{}, false, fmt.Errorf("store the intent of %q: %w", r.Key, cause)
 	}

@@ -19,7 +19,7 @@ type budget struct {
 
 // drive takes a record from its state as far as it goes now. It returns
 // ErrConflict when somebody else moved the record: load it again.
-func (p *Provisioner) drive(ctx context.Context, r *Record, inHand *budget, m Message) (Disposition, error) {
+func (p *Provisioner) drive(ctx context.Context, r *Record, inHand *budget, m *Message) (Disposition, error) {
 	for {
 		d, stop, err := p.step(ctx, r, inHand.since, m)
 		if err != nil {
@@ -60,7 +60,7 @@ func (p *Provisioner) drive(ctx context.Context, r *Record, inHand *budget, m Me
 
 // step does the next thing for a record. stop tells that the disposition is to
 // be acted on; otherwise the record has a new state.
-func (p *Provisioner) step(ctx context.Context, r *Record, since time.Time, m Message) (d Disposition, stop bool, err error) {
+func (p *Provisioner) step(ctx context.Context, r *Record, since time.Time, m *Message) (d Disposition, stop bool, err error) {
 	switch r.State {
 	case StateAccepted:
 		return p.accepted(ctx, r, since, m)
@@ -176,7 +176,7 @@ func (p *Provisioner) hold(ctx context.Context, r *Record, why string, candidate
 const maxHeldTries = 4
 
 // held announces a holding once and then waits for a decision or the deadline.
-func (p *Provisioner) held(ctx context.Context, r *Record, m Message) (Disposition, bool, error) {
+func (p *Provisioner) held(ctx context.Context, r *Record, m *Message) (Disposition, bool, error) {
 	if r.HeldAnnounced < r.Held {
 		e := r.HeldEvent()
 		if err := p.ports.Events.Publish(ctx, e); err != nil {
@@ -208,7 +208,7 @@ func (p *Provisioner) fail(ctx context.Context, r *Record, o *Outcome) error {
 
 // announce publishes the stored outcome. The record's last write and the name
 // row are not waited for: repeating the event is harmless, losing it is not.
-func (p *Provisioner) announce(ctx context.Context, r *Record, m Message) Disposition {
+func (p *Provisioner) announce(ctx context.Context, r *Record, m *Message) Disposition {
 	e := r.OutcomeEvent()
 	if err := p.ports.Events.Publish(context.WithoutCancel(ctx), e); err != nil {
 		return wait(p.backoff(int(min(m.Deliveries, maxTries))), WaitPublish, fmt.Errorf("publish %s: %w", e.ID, err))

@@ -159,7 +159,7 @@ type Record struct {
 }
 
 // newRecord starts the memory of an accepted request.
-func newRecord(m Message, deadline, now time.Time) *Record {
+func newRecord(m *Message, deadline, now time.Time) *Record {
 	return &Record{
 		Key: m.Request.Key, State: StateAccepted, Request: m.Request,
 		Encoding: m.Encoding, CausationID: m.CausationID, Trace: m.Trace,
@@ -169,7 +169,7 @@ func newRecord(m Message, deadline, now time.Time) *Record {
 }
 
 // acceptedFrom reports whether the record came from this very message.
-func (r *Record) acceptedFrom(m Message) bool {
+func (r *Record) acceptedFrom(m *Message) bool {
 	return r.Stream == m.Stream && r.Sequence == m.Sequence
 }
 

@@ -100,7 +100,7 @@ func (p *Provisioner) Resolve(ctx context.Context, key string, d Resolution) (*R
 	}
 	// The copy is what announcing goes on with after it has returned.
 	told := *r
-	if a := p.announce(ctx, &told, Message{}); a.Err != nil {
+	if a := p.announce(ctx, &told, &Message{}); a.Err != nil {
 		return r, fmt.Errorf("the decision is stored and the worker will announce it; announcing it now: %w", a.Err)
 	}
 	return r, nil
@@ -167,7 +167,7 @@ func (p *Provisioner) Resume(ctx context.Context, key string) Disposition {
 		return Disposition{Action: Done, Result: ResultDuplicate, Key: key}
 	}
 	// Deliveries stays 0: nobody knows how often it was delivered.
-	m := Message{Request: r.Request, Stream: r.Stream, Sequence: r.Sequence, StoredAt: r.RequestedAt, Encoding: r.Encoding}
+	m := &Message{Request: r.Request, Stream: r.Stream, Sequence: r.Sequence, StoredAt: r.RequestedAt, Encoding: r.Encoding}
 	d := p.accept(ctx, m)
 	d.Key = key
 	p.meter.handled(ctx, d, m.StoredAt)

@@ -212,7 +212,7 @@ const lateAfter = time.Minute
 // was looked for, but HostUp may have listed its server later than the settle
 // time; and the ledger may have forgotten an earlier call of a request that it
 // knows no sent call of, for brokers have lost writes they confirmed.
-func doubt(r *Record, m Message) time.Time {
+func doubt(r *Record, m *Message) time.Time {
 	since := r.unprovedSince()
 	if since.IsZero() && r.Sent == 0 && (m.Deliveries != 1 || time.Since(r.RequestedAt) > lateAfter) {
 		since = r.RequestedAt
@@ -223,7 +223,7 @@ func doubt(r *Record, m Message) time.Time {
 // lookFirst looks before a call that comes late or after one that nobody
 // answered; free means that the call may be made. When there is a server that
 // might be ours, the request goes the way of every unknown outcome.
-func (p *Provisioner) lookFirst(ctx context.Context, r *Record, m Message, since time.Time, turn *pass) (free bool, d Disposition, stop bool, err error) {
+func (p *Provisioner) lookFirst(ctx context.Context, r *Record, m *Message, since time.Time, turn *pass) (free bool, d Disposition, stop bool, err error) {
 	p.gate.lend(turn)
 	f, err := p.look(ctx, r, since)
 	if d, later := lookLater(err); later {
@@ -251,7 +251,7 @@ func (p *Provisioner) lookFirst(ctx context.Context, r *Record, m Message, since
 // lookLast looks once more before it is answered that nothing was bought: for a
 // request with an unanswered call, and for a redelivered one of which the
 // ledger knows nothing.
-func (p *Provisioner) lookLast(ctx context.Context, r *Record, m Message, since time.Time) (Disposition, bool, error) {
+func (p *Provisioner) lookLast(ctx context.Context, r *Record, m *Message, since time.Time) (Disposition, bool, error) {
 	f, err := p.look(ctx, r, since)
 	switch now := time.Now(); {
 	case err != nil && ctx.Err() != nil:
@@ -278,7 +278,7 @@ func (p *Provisioner) lookLast(ctx context.Context, r *Record, m Message, since 
 
 // suspect treats a request that may have a server as if a call had been made
 // and its answer lost, with the name row taken.
-func (p *Provisioner) suspect(ctx context.Context, r *Record, m Message, since time.Time) (Disposition, bool, error) {
+func (p *Provisioner) suspect(ctx context.Context, r *Record, m *Message, since time.Time) (Disposition, bool, error) {
 	r.begin(since, 0)
 	a := r.attempt()
 	a.EndedAt, a.Verdict = time.Now(), VerdictUnknown

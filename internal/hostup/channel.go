@@ -32,7 +32,7 @@ const callBuffer = 1 << 10
 
 var _ http.RoundTripper = (*createChannel)(nil)
 
-func newCreateChannel(cfg Config, calls *clientMetrics) *createChannel {
+func newCreateChannel(cfg Config, to *url.URL, calls *clientMetrics) *createChannel {
 	// The connection lives as long as one call, whose deadline ends it: probes
 	// for a dead peer would only cost the system calls that set them up.
 	d := &net.Dialer{Timeout: connectTimeout, KeepAlive: -1}
@@ -45,7 +45,7 @@ func newCreateChannel(cfg Config, calls *clientMetrics) *createChannel {
 			ClientSessionCache: tls.NewLRUClientSessionCache(0),
 		},
 	}
-	ch.calls = layered(cfg, calls, ch)
+	ch.calls = layered(cfg, to, calls, ch)
 	return ch
 }
 

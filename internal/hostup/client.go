@@ -68,7 +68,7 @@ func New(cfg Config) (*Client, error) {
 	return &Client{
 		base: base, tokens: cfg.Token, userAgent: cfg.UserAgent, readTimeout: cfg.ReadTimeout,
 		retryAfterMax: cfg.RetryAfterMax, now: cfg.Now, clamped: clamped, turns: cfg.Reads, onClock: cfg.OnClock,
-		create: newCreateChannel(cfg, calls), pool: pool, reads: layered(cfg, calls, pool),
+		create: newCreateChannel(cfg, base, calls), pool: pool, reads: layered(cfg, base, calls, pool),
 	}, nil
 }
 
@@ -90,8 +90,8 @@ func (c Config) withDefaults() Config {
 }
 
 // layered puts around a transport what both channels have.
-func layered(cfg Config, calls *clientMetrics, base http.RoundTripper) http.RoundTripper {
-	return traced(cfg, measured{calls, carrier{cfg.Propagator, base}})
+func layered(cfg Config, to *url.URL, calls *clientMetrics, base http.RoundTripper) http.RoundTripper {
+	return traced(cfg, to, measured{calls, carrier{cfg.Propagator, base}})
 }
 
 // Close closes the idle connections of the reads. The client stays usable.

@@ -50,7 +50,6 @@ type carrier struct {
 
 func (c carrier) RoundTrip(r *http.Request) (*http.Response, error) {
 	x := exchangeOf(r.Context())
-	annotate(r, x)
 	r = r.WithContext(r.Context())
 	r.Header = r.Header.Clone()
 	r.Header.Set("Authorization", x.token.header())

@@ -1,7 +1,8 @@
 package hostup
 
-import "net/http"
+import (
+	"net/http"
+	"net/url"
+)
 
-func traced(_ Config, base http.RoundTripper) http.RoundTripper { return base }
-
-func annotate(*http.Request, *exchange) {}
+func traced(_ Config, _ *url.URL, calls http.RoundTripper) http.RoundTripper { return calls }

@@ -37,6 +37,7 @@ func (s spanned) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, span := s.tracer.Start(r.Context(), x.operation, trace.WithSpanKind(trace.SpanKindClient))
 	resp, err := s.base.RoundTrip(r.WithContext(ctx))
 	if !span.IsRecording() {
+		span.End()
 		return resp, err //nolint:wrapcheck // a transport's errors are the caller's
 	}
 	span.SetAttributes(s.about(r, x, resp, err)...)

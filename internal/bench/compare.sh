@@ -16,7 +16,7 @@ trap 'rm -rf "$dir"' EXIT
 mkdir "$dir/src"
 git archive "$base" | tar -x -C "$dir/src"
 
-# Both are built into one directory each, and run where their package is.
+# Both are built first, and run where their package is.
 for p in "${packages[@]}"; do
   (cd "$dir/src" && go test -c -o "$dir/$p.$base" "./internal/$p")
   go test -c -o "$dir/$p.tree" "./internal/$p"

@@ -9,7 +9,7 @@ import (
 
 // hands are the goroutines that handle messages. One that is done takes the next
 // message, because its stack has grown already: to grow one for each message
-// costs some 5 % of all processor time (docs/performance.md). There are as many
+// costs some 4 % of all processor time (docs/performance.md). There are as many
 // as have ever been at work at one time, and the collector gives back what idle
 // ones do not use of their stacks.
 type hands struct {

@@ -23,9 +23,9 @@ type instruments struct {
 	redeliveries metric.Int64Counter
 	delay        metric.Float64Histogram
 	queues       queueGauges
-	// of is the series of a consumer, with the reason those of a dead letter.
-	of   *series.By[string]
-	with *series.By[provision.DeadReason]
+
+	byConsumer *series.By[string]
+	byReason   *series.By[provision.DeadReason]
 }
 
 // queueGauges are what the broker says of one durable consumer.
@@ -49,7 +49,7 @@ func newInstruments(m metric.Meter, deadSubject string) (*instruments, error) {
 		return g
 	}
 	i := &instruments{
-		of: series.Label[string]("consumer"), with: series.Label[provision.DeadReason]("reason"),
+		byConsumer: series.Label[string]("consumer"), byReason: series.Label[provision.DeadReason]("reason"),
 		letters:      counter("hostup_worker.dead_letters", "Messages moved to the dead letters, by reason"),
 		crashes:      counter("hostup_worker.panics", "Panics while handling a message"),
 		redeliveries: counter("hostup_worker.redeliveries", "Deliveries of messages that were delivered before, by consumer"),
@@ -75,7 +75,7 @@ func newInstruments(m metric.Meter, deadSubject string) (*instruments, error) {
 	for _, r := range []provision.DeadReason{
 		provision.DeadUndecodable, provision.DeadNoKey, provision.DeadInvalidKey, provision.DeadTooLarge, provision.DeadPanic,
 	} {
-		i.letters.Add(ctx, 0, i.with.Of(r))
+		i.letters.Add(ctx, 0, i.byReason.Of(r))
 	}
 	return i, nil
 }
@@ -83,7 +83,7 @@ func newInstruments(m metric.Meter, deadSubject string) (*instruments, error) {
 func (i *instruments) inWork(ctx context.Context, n int64) { i.working.Add(ctx, n) }
 
 func (i *instruments) dead(ctx context.Context, r provision.DeadReason) {
-	i.letters.Add(ctx, 1, i.with.Of(r))
+	i.letters.Add(ctx, 1, i.byReason.Of(r))
 }
 
 func (i *instruments) panicked(ctx context.Context) { i.crashes.Add(ctx, 1) }
@@ -91,7 +91,7 @@ func (i *instruments) panicked(ctx context.Context) { i.crashes.Add(ctx, 1) }
 // meet makes the series of a consumer exist before its first message. What a
 // pattern of subjects will bring nobody knows.
 func (i *instruments) meet(ctx context.Context, consumer string, c jetstream.ConsumerConfig) {
-	i.redeliveries.Add(ctx, 0, i.of.Of(consumer))
+	i.redeliveries.Add(ctx, 0, i.byConsumer.Of(consumer))
 	for _, subject := range append([]string{c.FilterSubject}, c.FilterSubjects...) {
 		if subject != "" && !strings.ContainsAny(subject, "*>") {
 			i.received(ctx, 0, consumer, subject)
@@ -105,15 +105,15 @@ func (i *instruments) delivered(ctx context.Context, consumer, subject string, m
 	switch {
 	case meta == nil:
 	case meta.NumDelivered > 1:
-		i.redeliveries.Add(ctx, 1, i.of.Of(consumer))
+		i.redeliveries.Add(ctx, 1, i.byConsumer.Of(consumer))
 	default:
-		i.delay.Record(ctx, max(time.Since(meta.Timestamp).Seconds(), 0), i.of.Of(consumer))
+		i.delay.Record(ctx, max(time.Since(meta.Timestamp).Seconds(), 0), i.byConsumer.Of(consumer))
 	}
 }
 
 // queue shows what the broker says of a consumer, of whose messages so many wait.
 func (i *instruments) queue(ctx context.Context, consumer string, info *jetstream.ConsumerInfo, waiting int) {
-	label := i.of.Of(consumer)
+	label := i.byConsumer.Of(consumer)
 	i.queues.waiting.Record(ctx, int64(waiting), label)
 	i.queues.pending.Record(ctx, int64(min(info.NumPending, 1<<62)), label)
 	i.queues.ackPending.Record(ctx, int64(info.NumAckPending), label)

@@ -30,7 +30,7 @@ type called struct {
 
 // clientMetrics are the metrics of the HTTP conventions for a client. otelhttp
 // has them too, and works out the attributes of every call anew, also where
-// nothing is exported (docs/performance.md). A test compares the two.
+// nothing is exported (BenchmarkMeasured). A test compares the two.
 type clientMetrics struct {
 	took   httpconv.ClientRequestDuration
 	size   httpconv.ClientRequestBodySize

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/trace/noop"
@@ -71,7 +73,7 @@ func TestCallsAreMeasuredByTheConventions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	their := otelhttp.NewTransport(&http.Transport{DisableKeepAlives: true}, otelhttp.WithTracerProvider(noop.NewTracerProvider()), otelhttp.WithMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(theirs))))
+	their := byOtelhttp(&http.Transport{DisableKeepAlives: true}, sdkmetric.NewMeterProvider(sdkmetric.WithReader(theirs)))
 	for _, base := range []string{server.URL, gone.URL} {
 		for _, call := range []struct{ method, path, body string }{
 			{"POST", "/vps/payg/deployments", string(body)}, {"GET", "/vps/vps_2", ""}, {"GET", "/vps/vps_2", ""},
@@ -99,5 +101,46 @@ func TestCallsAreMeasuredByTheConventions(t *testing.T) {
 	}
 	if len(want) != 8 {
 		t.Errorf("%d series of otelhttp", len(want))
+	}
+}
+
+// byOtelhttp measures calls with nothing exported.
+func byOtelhttp(base http.RoundTripper, meters metric.MeterProvider) http.RoundTripper {
+	return otelhttp.NewTransport(base, otelhttp.WithTracerProvider(noop.NewTracerProvider()), otelhttp.WithMeterProvider(meters))
+}
+
+// answering answers every call at once.
+type answering struct{}
+
+func (answering) RoundTrip(r *http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: http.StatusCreated, Proto: "HTTP/1.1", Header: http.Header{}, Body: http.NoBody, Request: r}, nil
+}
+
+// What measuring a call costs here, and with otelhttp.
+func BenchmarkMeasured(b *testing.B) {
+	meters := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))
+	to, err := url.Parse("http://127.0.0.1:8080/api/v2")
+	if err != nil {
+		b.Fatal(err)
+	}
+	calls, err := newClientMetrics(meters.Meter(scope), to)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for name, transport := range map[string]http.RoundTripper{"ours": measured{calls, answering{}}, "otelhttp": byOtelhttp(answering{}, meters)} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			r, err := http.NewRequestWithContext(withExchange(b.Context(), &exchange{}), http.MethodPost, to.String(), http.NoBody)
+			if err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				resp, err := transport.RoundTrip(r)
+				if err != nil {
+					b.Fatal(err)
+				}
+				_ = resp.Body.Close()
+			}
+		})
 	}
 }

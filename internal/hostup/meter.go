@@ -9,11 +9,11 @@ import (
 
 // meter watches the one connection of one create call. It is the evidence for
 // "never sent", and it keeps the promise that nothing is written after the
-// deadline. httptrace cannot serve: WroteRequest fires before the flush.
+// deadline.
 type meter struct {
 	// deadline ends the call; zero for none.
 	deadline time.Time
-	// offered counts the request bytes that net/http tried to write, written
+	// offered counts the request bytes that were tried to be written, written
 	// the bytes that reached the kernel since the connection was established
 	// (below TLS). While a write is going on it counts in full.
 	offered atomic.Int64
@@ -55,7 +55,7 @@ func (m *meter) begin(count *atomic.Int64, n int) error {
 	return nil
 }
 
-// requestConn is what net/http writes requests to. It also knows whether the
+// requestConn is what the request is written to, above TLS. It also knows whether the
 // server has begun to answer; below TLS a session ticket would look like it.
 type requestConn struct {
 	net.Conn
@@ -69,7 +69,7 @@ func (c *requestConn) Write(p []byte) (int, error) {
 	if err := c.meter.begin(&c.meter.offered, len(p)); err != nil {
 		return 0, err
 	}
-	return c.Conn.Write(p) // net/http expects it bare
+	return c.Conn.Write(p) // its type is the error.type of the call
 }
 
 func (c *requestConn) Read(p []byte) (int, error) {
@@ -77,7 +77,7 @@ func (c *requestConn) Read(p []byte) (int, error) {
 	if n > 0 {
 		c.meter.heard.Store(true)
 	}
-	return n, err // net/http expects it bare
+	return n, err // a reader compares io.EOF by identity
 }
 
 // wireConn is the connection below TLS.
@@ -94,7 +94,7 @@ func (c *wireConn) Write(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Write(p)
 	c.meter.written.Add(int64(n - len(p)))
-	return n, err // net/http and crypto/tls expect it bare
+	return n, err // crypto/tls expects it bare
 }
 
 // Close throws away what the kernel has not delivered yet, unless the server
@@ -104,5 +104,5 @@ func (c *wireConn) Close() error {
 	if tcp, ok := c.Conn.(*net.TCPConn); ok && !c.meter.heard.Load() {
 		_ = tcp.SetLinger(0)
 	}
-	return c.Conn.Close() // net/http ignores it
+	return c.Conn.Close()
 }

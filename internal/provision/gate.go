@@ -177,7 +177,8 @@ func (g *Gate) spent() bool {
 	return g.held == "" && !g.blind && g.row.Reason == admission.ReasonBudget
 }
 
-// revoked reports whether who has entered should not send any more.
+// revoked reports whether who has entered should not send any more: it is stopped,
+// or the window is over that its permit was of. A probe that was lent has neither.
 func (g *Gate) revoked(p *pass) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()

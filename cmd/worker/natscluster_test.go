@@ -76,6 +76,7 @@ func TestShippedCluster(t *testing.T) {
 		read.WriteString(r.out)
 	}
 	reader := start(t, w.with(asEnv("reader")...), reading...)
+	eventually(t, "the reader follows", func() bool { return reader.out.String() != "" })
 	s, err := w.js.Stream(t.Context(), "KV_deploy-ledger")
 	if err != nil {
 		t.Fatal(err)

@@ -52,6 +52,8 @@ const (
 	// keepNames is how much longer than a deadline the servers finished under a
 	// name are remembered.
 	keepNames = 10 * time.Minute
+	// brokerSkew is how far the clocks of two brokers may be apart.
+	brokerSkew = 2 * time.Minute
 	// sweepFactor is how many ack waits there are between two sweeps.
 	sweepFactor = 10
 	// keyPoll is how often a changed key file is looked for while creates are
@@ -72,7 +74,10 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 		return nil, err
 	}
 	e := &engine{settings: s, name: replica(), log: log, tel: tel, nc: nc, js: js, tokens: tokens}
-	e.book = ledger.New(js, ledger.Config{Bucket: s.Ledger, KeepNames: s.Deadline + keepNames, Step: points.step})
+	core := s.core()
+	e.book = ledger.New(js, ledger.Config{
+		Bucket: s.Ledger, KeepNames: s.Deadline + keepNames, Reserve: core.Reserve() + brokerSkew, Step: points.step,
+	})
 	// A probe may take as long as its call and the storing around it.
 	e.gate = provision.NewFleetGate(e.book, e.name, 2*s.CreateTimeout)
 	e.reads = provision.NewReadGate(e.book, e.gate, 2*s.ReadTimeout, func(n int) time.Duration {
@@ -96,15 +101,7 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 		}),
 		Controls: e.book,
 	}, tel.Tracer()))
-	e.core, err = provision.New(provision.Config{
-		CreateTimeout: s.CreateTimeout, Deadline: s.Deadline,
-		BackoffInitial: s.BackoffInitial, BackoffMax: s.BackoffMax, InlineWait: s.InlineWait,
-		LimitsTTL: s.LimitsTTL, StoreTimeout: storeTimeout, HeldPoll: heldPoll,
-		SettleAnswered: s.SettleAnswered, SettleUnanswered: s.SettleUnanswered, SettleReads: s.SettleReads,
-		HoldUnknown: s.UnknownPolicy == "hold",
-		LimitWait:   s.LimitPolicy == "wait", AuthHold: s.AuthPolicy == "hold",
-		BreakerUnknowns: s.BreakerUnknowns, Caps: admission.Caps{CreatesPerHour: s.MaxCreates, HourlyCost: s.MaxHourlyCost},
-	}, ports, e.gate, log, provision.Telemetry{Meter: tel.Meter(), Tracer: tel.Tracer()})
+	e.core, err = provision.New(core, ports, e.gate, log, provision.Telemetry{Meter: tel.Meter(), Tracer: tel.Tracer()})
 	if err != nil {
 		return nil, err
 	}
@@ -121,6 +118,19 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 	}
 	e.sweeper = e.newSweeper(points.sweep)
 	return e, nil
+}
+
+// core is what the settings say about the work itself.
+func (s *workerSettings) core() provision.Config {
+	return provision.Config{
+		CreateTimeout: s.CreateTimeout, Deadline: s.Deadline,
+		BackoffInitial: s.BackoffInitial, BackoffMax: s.BackoffMax, InlineWait: s.InlineWait,
+		LimitsTTL: s.LimitsTTL, StoreTimeout: storeTimeout, HeldPoll: heldPoll,
+		SettleAnswered: s.SettleAnswered, SettleUnanswered: s.SettleUnanswered, SettleReads: s.SettleReads,
+		HoldUnknown: s.UnknownPolicy == "hold",
+		LimitWait:   s.LimitPolicy == "wait", AuthHold: s.AuthPolicy == "hold",
+		BreakerUnknowns: s.BreakerUnknowns, Caps: admission.Caps{CreatesPerHour: s.MaxCreates, HourlyCost: s.MaxHourlyCost},
+	}
 }
 
 // newSweeper makes the one who drives requests whose message is gone. Its times

@@ -1,6 +1,9 @@
 package ledger
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // PutControl writes ctl.<name> over whatever is there.
 func (l *Ledger) PutControl(ctx context.Context, name string, data []byte) error {
@@ -10,4 +13,10 @@ func (l *Ledger) PutControl(ctx context.Context, name string, data []byte) error
 	}
 	_, err = l.store.start(ctx, write{key: controlPrefix + name, data: data, revision: current.revision})()
 	return err
+}
+
+// SetClock makes a ledger on a bucket believe a clock.
+func SetClock(l *Ledger, now func() time.Time) {
+	l.now = now
+	l.store.(*bucket).now = now
 }

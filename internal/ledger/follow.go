@@ -27,15 +27,24 @@ var errGap = errors.New("a message was lost on the way")
 // cell, where the library's would go on behind the last it saw: after a stream
 // was made anew, or a broker lost writes, that place says nothing. And whoever
 // listens hears that something broke.
-func (b *bucket) follow(ctx context.Context, prefix string, values bool, each func(change), live func()) error {
-	messages, left, err := b.consume(ctx, prefix, values)
+func (b *bucket) follow(ctx context.Context, of scope, each func(change), live func(since time.Time)) error {
+	cons, since, err := b.consume(ctx, of)
 	if err != nil {
-		return err
+		return fmt.Errorf("follow %s*: %w", of.prefix, err)
+	}
+	heartbeat := followHeartbeat
+	if of.prefix == controlPrefix {
+		heartbeat = controlHeartbeat
+	}
+	messages, err := cons.Messages(jetstream.PullExpiry(followExpiry), jetstream.PullHeartbeat(heartbeat), jetstream.WithMessagesErrOnMissingHeartbeat(true))
+	if err != nil {
+		return fmt.Errorf("follow %s*: %w", of.prefix, err)
 	}
 	defer messages.Stop()
+	began, left := cons.CachedInfo().TimeStamp, cons.CachedInfo().NumPending
 	initial := left > 0
 	if !initial {
-		live()
+		live(since)
 	}
 	for n := uint64(1); ; n++ {
 		m, err := next(ctx, messages, initial)
@@ -49,44 +58,60 @@ func (b *bucket) follow(ctx context.Context, prefix string, values bool, each fu
 		if meta.Sequence.Consumer != n {
 			return errGap
 		}
-		c := change{key: strings.TrimPrefix(m.Subject(), b.subject("")), revision: meta.Sequence.Stream}
-		if h := m.Headers(); h.Get("KV-Operation") == "" && h.Get(jetstream.MarkerReasonHeader) == "" {
-			c.label = labelOf(h)
-			if values {
-				c.data = m.Data()
-			}
+		c := b.change(m, meta, began)
+		if of.values && !gone(m) {
+			c.data = m.Data()
 		}
 		each(c)
 		// Both: a busy bucket always has something pending, and what expires
 		// meanwhile is never delivered.
 		if initial && (n >= left || meta.NumPending == 0) {
 			initial = false
-			live()
+			live(since)
 		}
 	}
 }
 
-// consume begins to read, and says how many cells there are.
-func (b *bucket) consume(ctx context.Context, prefix string, values bool) (jetstream.MessagesContext, uint64, error) {
+// consume begins to read, and says from which time on.
+func (b *bucket) consume(ctx context.Context, of scope) (cons jetstream.Consumer, since time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.AnswerTimeout)
 	defer cancel()
-	cons, err := b.js.CreateConsumer(ctx, "KV_"+b.cfg.Bucket, jetstream.ConsumerConfig{
-		FilterSubject: b.subject(prefix + "*"), DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
-		AckPolicy: jetstream.AckNonePolicy, HeadersOnly: !values,
+	cfg := jetstream.ConsumerConfig{
+		FilterSubject: b.subject(of.prefix + "*"), DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
+		AckPolicy: jetstream.AckNonePolicy, HeadersOnly: !of.values,
 		MemoryStorage: true, Replicas: 1, InactiveThreshold: followInactive,
-	})
-	if err != nil {
-		return nil, 0, fmt.Errorf("follow %s*: %w", prefix, err)
 	}
-	heartbeat := followHeartbeat
-	if prefix == controlPrefix {
-		heartbeat = controlHeartbeat
+	now := b.now()
+	if of.within > 0 {
+		// The bucket keeps one value of a cell, so all since a time are the newest.
+		since = now.Add(-of.within)
+		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &since
 	}
-	messages, err := cons.Messages(jetstream.PullExpiry(followExpiry), jetstream.PullHeartbeat(heartbeat), jetstream.WithMessagesErrOnMissingHeartbeat(true))
-	if err != nil {
-		return nil, 0, fmt.Errorf("follow %s*: %w", prefix, err)
+	cons, err = b.js.CreateConsumer(ctx, "KV_"+b.cfg.Bucket, cfg)
+	if err == nil && of.within > 0 && cons.CachedInfo().TimeStamp.Before(now) {
+		// Our clock is ahead of the broker's, so that did not reach far enough.
+		since = cons.CachedInfo().TimeStamp.Add(-of.within)
+		cons, err = b.js.CreateConsumer(ctx, "KV_"+b.cfg.Bucket, cfg)
 	}
-	return messages, cons.CachedInfo().NumPending, nil
+	return cons, since, err
+}
+
+// change is what a message tells of its cell, without its data, to a reading
+// that began at a time by the broker's clock.
+func (b *bucket) change(m jetstream.Msg, meta *jetstream.MsgMetadata, began time.Time) change {
+	c := change{key: strings.TrimPrefix(m.Subject(), b.subject("")), revision: meta.Sequence.Stream, at: meta.Timestamp}
+	c.quiet = max(0, began.Sub(c.at))
+	if !gone(m) {
+		c.label = labelOf(m.Headers())
+	}
+	return c
+}
+
+// gone says that a message is the marker of a cell that was deleted, or has
+// expired.
+func gone(m jetstream.Msg) bool {
+	h := m.Headers()
+	return h.Get("KV-Operation") != "" || h.Get(jetstream.MarkerReasonHeader) != ""
 }
 
 // next waits for a message: for as long as it takes, but that the initial

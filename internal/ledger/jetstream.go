@@ -27,6 +27,9 @@ type Config struct {
 	// under it, in whole seconds. It must exceed the longest deadline: a request
 	// that waited all that time must not adopt the server of a shorter one.
 	KeepNames time.Duration
+	// Reserve is how long an open name row that does not change reserves room. A
+	// Watch tells older ones when it is live already.
+	Reserve time.Duration
 	// Step, if set, is told the key of each write, before it is sent and when it
 	// was stored. It is where tests end the process.
 	Step func(key string, stored bool)
@@ -37,6 +40,7 @@ const (
 	DefaultAnswerTimeout = 4 * time.Second
 	DefaultTimeout       = 15 * time.Second
 	DefaultKeepNames     = 24*time.Hour + 10*time.Minute
+	DefaultReserve       = 15 * time.Minute
 )
 
 // tokenHeader marks each write with a token of its own, which tells after an
@@ -55,12 +59,16 @@ func New(js jetstream.JetStream, cfg Config) *Ledger {
 	if cfg.KeepNames < time.Second {
 		cfg.KeepNames = DefaultKeepNames
 	}
-	return &Ledger{store: &bucket{js: js, cfg: cfg}, now: time.Now, keep: cfg.KeepNames.Truncate(time.Second)}
+	if cfg.Reserve <= 0 {
+		cfg.Reserve = DefaultReserve
+	}
+	return &Ledger{store: &bucket{js: js, cfg: cfg, now: time.Now}, now: time.Now, keep: cfg.KeepNames.Truncate(time.Second), reserve: cfg.Reserve}
 }
 
 type bucket struct {
 	js  jetstream.JetStream
 	cfg Config
+	now func() time.Time
 }
 
 func (b *bucket) subject(key string) string { return "$KV." + b.cfg.Bucket + "." + key }

@@ -69,13 +69,24 @@ type store interface {
 
 // survey is what a store tells of many cells at once.
 type survey interface {
-	// scan gives the labels of all cells under a prefix, in no order.
-	scan(ctx context.Context, prefix string, each func(key string, l label, at time.Time)) error
-	// follow gives every cell under a prefix, calls live, and then gives every
-	// change in order, until ctx ends or something breaks. Data is given only if
-	// values is set; an absent cell has neither data nor label. A change that is
+	// scan gives all cells under a prefix that are not absent, without their data
+	// and in no order.
+	scan(ctx context.Context, prefix string, each func(change)) error
+	// follow gives every cell of a scope, calls live with the time from which on
+	// that were all, and then gives every change in order, until ctx ends or
+	// something breaks. An absent cell has neither data nor label. A change that is
 	// overtaken by a newer one of the same cell may be left out.
-	follow(ctx context.Context, prefix string, values bool, each func(change), live func()) error
+	follow(ctx context.Context, of scope, each func(change), live func(since time.Time)) error
+}
+
+// scope is what is followed.
+type scope struct {
+	prefix string
+	// values: with the data of the cells.
+	values bool
+	// within leaves out what had not changed for that long when it began; zero
+	// leaves out nothing.
+	within time.Duration
 }
 
 // change is one cell as it has become.
@@ -84,6 +95,10 @@ type change struct {
 	data     []byte
 	label    label
 	revision uint64
+	// at is when it was stored, and quiet how long ago that was when the reading
+	// began, or zero. As everywhere in a store, its clock says so.
+	at    time.Time
+	quiet time.Duration
 }
 
 // Ledger implements provision.Ledger and provision.Names. It is safe for
@@ -92,8 +107,8 @@ type Ledger struct {
 	store store
 	now   func() time.Time
 	// keep is how long a closed name row is kept, with the servers that were
-	// finished under it.
-	keep time.Duration
+	// finished under it, reserve how long an open one reserves room.
+	keep, reserve time.Duration
 }
 
 var (

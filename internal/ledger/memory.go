@@ -14,7 +14,7 @@ import (
 func NewMemory() *Ledger {
 	return &Ledger{
 		store: &memory{cells: make(map[string]expiring), followers: make(map[*follower]struct{})},
-		now:   time.Now, keep: DefaultKeepNames,
+		now:   time.Now, keep: DefaultKeepNames, reserve: DefaultReserve,
 	}
 }
 
@@ -80,7 +80,7 @@ func (m *memory) start(ctx context.Context, w write) func() (uint64, error) {
 	return func() (uint64, error) { return revision, nil }
 }
 
-func (m *memory) scan(ctx context.Context, prefix string, each func(string, label, time.Time)) error {
+func (m *memory) scan(ctx context.Context, prefix string, each func(change)) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -88,29 +88,40 @@ func (m *memory) scan(ctx context.Context, prefix string, each func(string, labe
 	defer m.mu.Unlock()
 	for key, c := range m.cells {
 		if strings.HasPrefix(key, prefix) && !m.live(key).absent() {
-			each(key, c.label, c.at)
+			each(c.change(key))
 		}
 	}
 	return nil
+}
+
+// change is what a reading that begins now tells of a cell, without its data.
+func (e expiring) change(key string) change {
+	return change{key: key, label: e.label, revision: e.revision, at: e.at, quiet: time.Since(e.at)}
 }
 
 func (f *follower) add(key string, e expiring) {
 	if !strings.HasPrefix(key, f.prefix) {
 		return
 	}
-	f.queue = append(f.queue, change{key: key, data: e.data, label: e.label, revision: e.revision})
+	c := e.change(key)
+	c.data = e.data
+	f.queue = append(f.queue, c)
 	select {
 	case f.more <- struct{}{}:
 	default:
 	}
 }
 
-func (m *memory) follow(ctx context.Context, prefix string, values bool, each func(change), live func()) error {
-	f := &follower{prefix: prefix, more: make(chan struct{}, 1)}
+func (m *memory) follow(ctx context.Context, of scope, each func(change), live func(since time.Time)) error {
+	f := &follower{prefix: of.prefix, more: make(chan struct{}, 1)}
 	f.more <- struct{}{} // there is an initial state, if an empty one
+	var since time.Time
+	if of.within > 0 {
+		since = time.Now().Add(-of.within)
+	}
 	m.mu.Lock()
 	for key, e := range m.cells {
-		if !m.live(key).absent() {
+		if !m.live(key).absent() && !e.at.Before(since) {
 			f.add(key, e)
 		}
 	}
@@ -132,13 +143,13 @@ func (m *memory) follow(ctx context.Context, prefix string, values bool, each fu
 		f.queue = nil
 		m.mu.Unlock()
 		for _, c := range queue {
-			if !values {
+			if !of.values {
 				c.data = nil
 			}
 			each(c)
 		}
 		if initial {
-			live()
+			live(since)
 		}
 	}
 }

@@ -77,9 +77,9 @@ func (l *Ledger) Records(ctx context.Context, each func(*provision.Record) error
 
 func (l *Ledger) unfinished(ctx context.Context, r *reading) error {
 	var hashes []string
-	err := l.store.scan(ctx, recordPrefix, func(key string, v label, _ time.Time) {
-		if slices.Contains(r.states, v.state) {
-			hashes = append(hashes, strings.TrimPrefix(key, recordPrefix))
+	err := l.store.scan(ctx, recordPrefix, func(c change) {
+		if slices.Contains(r.states, c.label.state) {
+			hashes = append(hashes, strings.TrimPrefix(c.key, recordPrefix))
 		}
 	})
 	if err != nil {
@@ -97,7 +97,7 @@ func (l *Ledger) unfinished(ctx context.Context, r *reading) error {
 func (l *Ledger) everything(ctx context.Context, r *reading) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	err := l.store.follow(ctx, recordPrefix, true, func(c change) {
+	err := l.store.follow(ctx, scope{prefix: recordPrefix, values: true}, func(c change) {
 		if ctx.Err() != nil || len(c.data) == 0 || len(r.states) > 0 && !slices.Contains(r.states, c.label.state) {
 			return
 		}
@@ -105,7 +105,7 @@ func (l *Ledger) everything(ctx context.Context, r *reading) error {
 		if err := r.take(strings.TrimPrefix(c.key, recordPrefix), rec, err); err != nil {
 			stop(err)
 		}
-	}, func() { stop(errRead) })
+	}, func(time.Time) { stop(errRead) })
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}

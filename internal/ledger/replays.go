@@ -55,7 +55,7 @@ func (l *Ledger) Replays(ctx context.Context) (map[string]Replay, error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	found := make(map[string]Replay)
-	err := l.store.follow(ctx, replayPrefix, true, func(c change) {
+	err := l.store.follow(ctx, scope{prefix: replayPrefix, values: true}, func(c change) {
 		if len(c.data) == 0 {
 			return
 		}
@@ -65,7 +65,7 @@ func (l *Ledger) Replays(ctx context.Context) (map[string]Replay, error) {
 			return
 		}
 		found[r.Letter] = r
-	}, func() { stop(errRead) })
+	}, func(time.Time) { stop(errRead) })
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}

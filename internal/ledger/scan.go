@@ -16,8 +16,8 @@ var _ provision.Archive = (*Ledger)(nil)
 // Scan gives every record of the ledger, in no order. It reads headers only,
 // so that millions of finished records stay cheap.
 func (l *Ledger) Scan(ctx context.Context, each func(provision.Audited)) error {
-	err := l.store.scan(ctx, recordPrefix, func(key string, v label, at time.Time) {
-		each(provision.Audited{Hash: strings.TrimPrefix(key, recordPrefix), State: v.state, Name: v.name, VPSID: v.vpsID, StoredAt: at})
+	err := l.store.scan(ctx, recordPrefix, func(c change) {
+		each(provision.Audited{Hash: strings.TrimPrefix(c.key, recordPrefix), State: c.label.state, Name: c.label.name, VPSID: c.label.vpsID, StoredAt: c.at})
 	})
 	if err != nil {
 		return fmt.Errorf("scan the ledger: %w", err)
@@ -44,9 +44,9 @@ type Unfinished struct {
 // Unfinished gives every record that is not done, in no order. Like Scan it
 // reads headers only.
 func (l *Ledger) Unfinished(ctx context.Context, each func(Unfinished)) error {
-	err := l.store.scan(ctx, recordPrefix, func(key string, v label, at time.Time) {
-		if v.state != provision.StateDone {
-			each(Unfinished{Hash: strings.TrimPrefix(key, recordPrefix), StoredAt: at, Origin: v.origin})
+	err := l.store.scan(ctx, recordPrefix, func(c change) {
+		if c.label.state != "" && c.label.state != provision.StateDone {
+			each(Unfinished{Hash: strings.TrimPrefix(c.key, recordPrefix), StoredAt: c.at, Origin: c.label.origin})
 		}
 	})
 	if err != nil {
@@ -67,7 +67,7 @@ func (l *Ledger) LoadHash(ctx context.Context, hash string) (*provision.Record, 
 // scanTimeout bounds the wait for the next header of a scan.
 const scanTimeout = 10 * time.Second
 
-func (b *bucket) scan(ctx context.Context, prefix string, each func(string, label, time.Time)) error {
+func (b *bucket) scan(ctx context.Context, prefix string, each func(change)) error {
 	cons, err := b.js.OrderedConsumer(ctx, "KV_"+b.cfg.Bucket, jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{b.subject(prefix + "*")},
 		DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
@@ -99,8 +99,8 @@ func (b *bucket) scan(ctx context.Context, prefix string, each func(string, labe
 		if err != nil {
 			return err
 		}
-		if l := labelOf(m.Headers()); l.state != "" {
-			each(strings.TrimPrefix(m.Subject(), b.subject("")), l, meta.Timestamp)
+		if c := b.change(m, meta, info.TimeStamp); c.label.state != "" || c.label.row != nil {
+			each(c)
 		}
 		if meta.NumPending == 0 {
 			return nil

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -21,8 +22,10 @@ const controlPrefix = "ctl."
 type Watch struct {
 	// Name tells what the row of a name, given by its hash, has become. Closed
 	// rows of the initial state are not told: there may be very many, and they
-	// reserve nothing. The zero NameRow is a row that is gone, or that an older
-	// version wrote, which says nothing and so reserves nothing.
+	// reserve nothing. Open ones that have not changed for Config.Reserve belong to
+	// no initial state and are told soon after it. The zero NameRow is a row that
+	// is gone, or that an older version wrote, which says nothing and so reserves
+	// nothing.
 	Name func(hash string, row provision.NameRow)
 	// Control tells the value of ctl.<name>; data is nil when it is gone.
 	Control func(name string, data []byte, revision uint64)
@@ -43,7 +46,7 @@ const (
 // begins anew, as often as it takes, and tells what it missed: the newest state
 // of everything, and of what is gone, that it is.
 func (l *Ledger) Watch(ctx context.Context, w Watch) {
-	v := &watcher{w: w, open: make(map[string]struct{}), controls: make(map[string]struct{})}
+	v := &watcher{w: w, reserve: l.reserve, names: newSide(), controls: newSide()}
 	for pause := shortestPause; ; pause = min(2*pause, longestPause) {
 		err := v.session(ctx, l.store)
 		if v.ended() {
@@ -65,13 +68,13 @@ func (l *Ledger) Watch(ctx context.Context, w Watch) {
 	}
 }
 
-// watcher is what one Watch knows: of the names the open ones only.
+// watcher is what one Watch knows.
 type watcher struct {
-	w Watch
+	w       Watch
+	reserve time.Duration
 
-	mu       sync.Mutex
-	open     map[string]struct{}
-	controls map[string]struct{}
+	mu              sync.Mutex
+	names, controls side
 	// newest is the highest revision of a name, before that of the sessions
 	// before this one: a row that was closed later was closed unseen.
 	newest, before uint64
@@ -79,49 +82,158 @@ type watcher struct {
 	behind int
 }
 
+// side is what a Watch knows of one prefix.
+type side struct {
+	// known is the revision of what has to be told when it is gone: of the names
+	// the open ones.
+	known map[string]uint64
+	// met is what this session has told something about; nil once it has told
+	// everything.
+	met map[string]struct{}
+}
+
+func newSide() side { return side{known: make(map[string]uint64)} }
+
 // session watches until something breaks.
 func (v *watcher) session(ctx context.Context, s store) error {
 	v.behind, v.before = 2, v.newest
-	work, ctx := errgroup.WithContext(ctx)
-	work.Go(func() error { return v.follow(ctx, s, namePrefix, v.open, v.name) })
-	work.Go(func() error { return v.follow(ctx, s, controlPrefix, v.controls, v.control) })
-	return work.Wait()
-}
-
-// follow follows one prefix. tell tells a change, and whether there is
-// something under the key that has to be told when it is gone.
-func (v *watcher) follow(ctx context.Context, s store, prefix string, known map[string]struct{}, tell func(name string, c change, was, initial bool) bool) error {
-	initial := true
-	found := make(map[string]struct{})
-	each := func(c change) {
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		name := strings.TrimPrefix(c.key, prefix)
-		_, was := known[name]
-		if tell(name, c, was, initial) {
-			known[name] = struct{}{}
-			if initial {
-				found[name] = struct{}{}
-			}
-		} else {
-			delete(known, name)
+	v.names.met, v.controls.met = make(map[string]struct{}), make(map[string]struct{})
+	live := make(chan struct{})
+	var since time.Time
+	told := func() {
+		if v.behind--; v.behind > 0 {
+			return
 		}
-	}
-	live := func() {
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		for name := range known {
-			if _, ok := found[name]; !ok {
-				delete(known, name)
-				tell(name, change{}, true, false)
-			}
-		}
-		initial, found = false, nil
-		if v.behind--; v.behind == 0 && v.w.Synced != nil {
+		close(live)
+		if v.w.Synced != nil {
 			v.w.Synced(true)
 		}
 	}
-	return s.follow(ctx, prefix, prefix == controlPrefix, each, live)
+	work, ctx := errgroup.WithContext(ctx)
+	work.Go(func() error {
+		return v.followNames(ctx, s, func(t time.Time) {
+			since = t
+			told()
+		})
+	})
+	work.Go(func() error { return v.followControls(ctx, s, told) })
+	work.Go(func() error {
+		select {
+		case <-live:
+			return v.older(ctx, s, since)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	return work.Wait()
+}
+
+// followNames tells the rows that may reserve room, and what changes. Creates
+// wait for it, so it must not take the longer the more names the ledger knows.
+func (v *watcher) followNames(ctx context.Context, s store, told func(since time.Time)) error {
+	initial := true
+	return s.follow(ctx, scope{prefix: namePrefix, within: v.reserve}, func(c change) {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.newest = max(v.newest, c.revision)
+		unseen := !initial || v.before > 0 && c.revision > v.before
+		open := v.name(c, unseen)
+		// Of the initial state there may be very many closed ones.
+		if v.names.met != nil && (open || !initial) {
+			v.names.met[c.key] = struct{}{}
+		}
+	}, func(since time.Time) {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		initial = false
+		told(since)
+	})
+}
+
+// older tells the rows that are open and were stored before a time. They
+// reserve nothing, but somebody has to look after them.
+func (v *watcher) older(ctx context.Context, s store, than time.Time) error {
+	err := s.scan(ctx, namePrefix, func(c change) {
+		if !c.at.Before(than) {
+			return
+		}
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if _, met := v.names.met[c.key]; !met && v.name(c, false) {
+			v.names.met[c.key] = struct{}{}
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("read the names that have been open for long: %w", err)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.gone(&v.names, func(key string) { v.name(change{key: key}, false) })
+	return nil
+}
+
+// name tells what a row has become, if that is anything new, and whether it is
+// open. unseen is whether a closed one may have been open meanwhile.
+func (v *watcher) name(c change, unseen bool) (open bool) {
+	told, was := v.names.known[c.key]
+	var row provision.NameRow
+	if c.label.row != nil {
+		row = *c.label.row
+		row.Revision, row.Quiet = c.revision, c.quiet
+	}
+	news := was || unseen && row.Owner != ""
+	if row.Open {
+		news = told != c.revision
+	}
+	if v.w.Name != nil && news {
+		v.w.Name(strings.TrimPrefix(c.key, namePrefix), row)
+	}
+	if row.Open {
+		v.names.known[c.key] = c.revision
+	} else {
+		delete(v.names.known, c.key)
+	}
+	return row.Open
+}
+
+func (v *watcher) followControls(ctx context.Context, s store, told func()) error {
+	return s.follow(ctx, scope{prefix: controlPrefix, values: true}, func(c change) {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if v.controls.met != nil {
+			v.controls.met[c.key] = struct{}{}
+		}
+		v.control(c)
+	}, func(time.Time) {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.gone(&v.controls, func(key string) { v.control(change{key: key}) })
+		told()
+	})
+}
+
+func (v *watcher) control(c change) {
+	_, was := v.controls.known[c.key]
+	there := len(c.data) > 0
+	if v.w.Control != nil && (there || was) {
+		v.w.Control(strings.TrimPrefix(c.key, controlPrefix), c.data, c.revision)
+	}
+	if there {
+		v.controls.known[c.key] = c.revision
+	} else {
+		delete(v.controls.known, c.key)
+	}
+}
+
+// gone tells that what the session has told everything of without meeting it is
+// gone.
+func (v *watcher) gone(of *side, tell func(key string)) {
+	for key := range of.known {
+		if _, met := of.met[key]; !met {
+			tell(key)
+		}
+	}
+	of.met = nil
 }
 
 // ended ends a session and reports whether it had come so far as to be live.
@@ -133,26 +245,4 @@ func (v *watcher) ended() bool {
 		v.w.Synced(false)
 	}
 	return true
-}
-
-func (v *watcher) name(hash string, c change, was, initial bool) bool {
-	v.newest = max(v.newest, c.revision)
-	var row provision.NameRow
-	if c.label.row != nil {
-		row = *c.label.row
-		row.Revision = c.revision
-	}
-	unseen := row.Owner != "" && (!initial || v.before > 0 && c.revision > v.before)
-	if v.w.Name != nil && (row.Open || was || unseen) {
-		v.w.Name(hash, row)
-	}
-	return row.Open
-}
-
-func (v *watcher) control(name string, c change, was, _ bool) bool {
-	there := len(c.data) > 0
-	if v.w.Control != nil && (there || was) {
-		v.w.Control(name, c.data, c.revision)
-	}
-	return there
 }

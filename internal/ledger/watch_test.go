@@ -162,7 +162,7 @@ func TestWatchOutlivesTheBroker(t *testing.T) {
 	s, _ := ledgertest.Listen(t, l, "web-1", "web-2")
 	s.Want(openA, "synced true")
 	srv.Restart()
-	s.Want("synced false", openA, "synced true")
+	s.Want("synced false", "synced true")
 	intend(t, l, ledgertest.Record("b", "web-2"))
 	s.Want("web-2 open=true owner=b 2/4/80/1 since=true revision=true")
 	// A bucket that is made anew has lost all of it.
@@ -171,11 +171,112 @@ func TestWatchOutlivesTheBroker(t *testing.T) {
 	}
 	s.Want("synced false")
 	bucket(t, js)
+	s.Want("synced true")
 	got := map[string]bool{s.Next(): true, s.Next(): true}
 	if !got["web-1 gone"] || !got["web-2 gone"] {
 		t.Errorf("a bucket made anew is told as %v", got)
 	}
-	s.Want("synced true")
+}
+
+// breaking is a watch that waits, when it broke, until it is mended.
+type breaking struct {
+	t              *testing.T
+	js             jetstream.JetStream
+	lines          chan string
+	broken, mended chan struct{}
+}
+
+func watchAndBreak(t *testing.T, js jetstream.JetStream, l *ledger.Ledger) *breaking {
+	t.Helper()
+	b := &breaking{t: t, js: js, lines: make(chan string, 100), broken: make(chan struct{}), mended: make(chan struct{})}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		l.Watch(ctx, ledger.Watch{
+			Name: func(_ string, row provision.NameRow) {
+				b.lines <- strings.TrimSpace(fmt.Sprint("open=", row.Open, " long=", row.Quiet > 0, " ", row.VPSID))
+			},
+			Synced: func(live bool) { b.lines <- fmt.Sprint("synced ", live) },
+			Broken: func(error) {
+				select {
+				case b.broken <- struct{}{}:
+					<-b.mended
+				case <-ctx.Done():
+				}
+			},
+		})
+	}()
+	t.Cleanup(func() { cancel(); <-ended })
+	return b
+}
+
+// broke breaks the watch, does something, and lets it begin anew.
+func (b *breaking) broke(meanwhile func()) {
+	b.t.Helper()
+	stream, err := b.js.Stream(b.t.Context(), "KV_deploy-ledger")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for name := range stream.ConsumerNames(b.t.Context()).Name() {
+		if err := b.js.DeleteConsumer(b.t.Context(), "KV_deploy-ledger", name); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	<-b.broken
+	meanwhile()
+	b.mended <- struct{}{}
+}
+
+func (b *breaking) want(lines ...string) {
+	b.t.Helper()
+	for _, want := range lines {
+		if got := soon(b.t, b.lines); got != want {
+			b.t.Errorf("told %q, want %q", got, want)
+		}
+	}
+}
+
+// What reserves no room any more is told when the watch is live: creates wait for
+// what comes before, and a ledger may know a million names.
+func TestWatchTellsOldRowsWhenItIsLive(t *testing.T) {
+	t.Parallel()
+	_, js := brokertest.Connect(t, brokertest.Start(t))
+	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js), Reserve: time.Nanosecond})
+	old := ledgertest.Record("a", "web-1")
+	intend(t, l, old)
+	closed := ledgertest.Record("b", "web-2")
+	intend(t, l, closed)
+	if err := l.Release(t.Context(), closed); err != nil {
+		t.Fatal(err)
+	}
+	w := watchAndBreak(t, js, l)
+	w.want("synced true", "open=true long=true")
+	again := ledgertest.Record("c", "web-3")
+	intend(t, l, again)
+	w.want("open=true long=false")
+	// What was closed meanwhile is old by now, too, and still told.
+	w.broke(func() {
+		old.State = provision.StateDone
+		if err := l.Release(t.Context(), old); err != nil {
+			t.Fatal(err)
+		}
+	})
+	w.want("synced false", "synced true", "open=false long=true")
+}
+
+// The broker's clock says how old a row is: one of ours that is an hour ahead
+// leaves no row out of the initial state.
+func TestWatchWithAClockThatIsAhead(t *testing.T) {
+	t.Parallel()
+	for _, off := range []time.Duration{time.Hour, -time.Hour} {
+		_, js := brokertest.Connect(t, brokertest.Start(t))
+		l := ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+		ledger.SetClock(l, func() time.Time { return time.Now().Add(off) })
+		intend(t, l, ledgertest.Record("a", "web-1"))
+		s, _ := ledgertest.Listen(t, l, "web-1")
+		s.Want(openA, "synced true")
+	}
 }
 
 // soon is the next line.
@@ -203,53 +304,32 @@ func TestWatchTellsWhatWasClosedUnseen(t *testing.T) {
 		t.Fatal(err)
 	}
 	intend(t, l, ledgertest.Record("c", "web-3"))
-	lines := make(chan string, 100)
-	broken, mended := make(chan struct{}), make(chan struct{})
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		l.Watch(ctx, ledger.Watch{
-			Name:   func(_ string, row provision.NameRow) { lines <- fmt.Sprint(row.Open, row.VPSID) },
-			Synced: func(live bool) { lines <- fmt.Sprint("synced ", live) },
-			Broken: func(error) { close(broken); <-mended },
-		})
-	}()
-	defer func() { cancel(); <-ended }()
-	for _, want := range []string{"true", "synced true"} {
-		if got := soon(t, lines); got != want {
-			t.Errorf("told %q, want %q", got, want)
-		}
-	}
-	stream, err := js.Stream(t.Context(), "KV_deploy-ledger")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name := range stream.ConsumerNames(t.Context()).Name() {
-		if err := js.DeleteConsumer(t.Context(), "KV_deploy-ledger", name); err != nil {
+	w := watchAndBreak(t, js, l)
+	w.want("open=true long=true", "synced true")
+	w.broke(func() {
+		r := ledgertest.Record("a", "web-1")
+		intend(t, l, r)
+		r.VPSID = "vps_1"
+		if err := l.Release(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
-	}
-	<-broken
-	r := ledgertest.Record("a", "web-1")
-	intend(t, l, r)
-	r.VPSID = "vps_1"
-	if err := l.Release(t.Context(), r); err != nil {
-		t.Fatal(err)
-	}
-	close(mended)
-	for _, want := range []string{"synced false", "true", "falsevps_1", "synced true"} {
-		if got := soon(t, lines); got != want {
-			t.Errorf("told %q, want %q", got, want)
-		}
+	})
+	w.want("synced false", "open=false long=true vps_1", "synced true")
+}
+
+// The initial pass over a day of closed rows: time, and what is left in memory,
+// when they are as old as nearly all are, and when all have just been closed.
+func BenchmarkWatchClosedRows(b *testing.B) {
+	for name, reserve := range map[string]time.Duration{"old": time.Nanosecond, "new": time.Hour} {
+		b.Run(name, func(b *testing.B) { benchmarkWatchClosedRows(b, reserve) })
 	}
 }
 
-// The initial pass over a day of closed rows: time, and what is left in memory.
-func BenchmarkWatchClosedRows(b *testing.B) {
+func benchmarkWatchClosedRows(b *testing.B, reserve time.Duration) {
+	b.Helper()
 	const rows = 100_000
 	_, js := brokertest.Connect(b, brokertest.Start(b))
-	l := ledger.New(js, ledger.Config{Bucket: bucket(b, js)})
+	l := ledger.New(js, ledger.Config{Bucket: bucket(b, js), Reserve: reserve})
 	for i := range rows {
 		m := nats.NewMsg("$KV.deploy-ledger.name." + provision.KeyHash(fmt.Sprint(i)))
 		m.Data = []byte(`{"open":false,"finished":[{"vpsId":"vps_0123456789","at":"2026-11-23T10:00:00.123456789Z"}]}`)

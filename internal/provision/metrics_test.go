@@ -279,6 +279,15 @@ func TestSurvey(t *testing.T) {
 		look(map[string]float64{"unknown_requests{}": 0, "unknown_oldest{}": 0, "held_requests{}": 1, "held_oldest{}": time.Since(w.record("a").HeldAt).Seconds() + 10})
 		pass(30 * time.Second)
 		expect(t, reader, map[string]float64{"held_oldest{}": time.Since(w.record("a").HeldAt).Seconds()})
+		// One that has just begun knows at once, and reserves no room for it.
+		anew := w.measured()
+		fresh := w.worker()
+		go w.shelf.ledger().Watch(ctx, ledger.Watch{Name: fresh.NameChanged})
+		synctest.Wait()
+		if err := fresh.Survey(ctx, w.shelf.ledger(), 10*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, anew, map[string]float64{"held_requests{}": 1})
 		r := w.record("a")
 		r.State = provision.StateAccepted // and its name is given back
 		if err := w.shelf.ledger().Store(ctx, r); err != nil {

@@ -20,6 +20,9 @@ type NameRow struct {
 	// VPSID is the server that the row was just left with: by Owner when it is
 	// closed, by the owner before when it was taken over.
 	VPSID string
+	// Quiet is how long it had not changed when it was read, by the ledger's clock;
+	// zero if it is told as it changes.
+	Quiet time.Duration
 	// Revision is the ledger's.
 	Revision uint64
 }
@@ -28,11 +31,12 @@ type NameRow struct {
 // ones are the room that is reserved. Whoever watches the ledger calls it, in
 // the order of the changes; telling a row again is harmless.
 func (p *Provisioner) NameChanged(hash string, row NameRow) {
-	p.book.Row(hash, admission.Row{Open: row.Open, Owner: row.Owner, Of: row.Size, Bought: row.VPSID != "", Revision: row.Revision}, time.Now())
+	p.book.Row(hash, admission.Row{Open: row.Open, Owner: row.Owner, Of: row.Size, Bought: row.VPSID != "", Revision: row.Revision}, time.Now().Add(-row.Quiet))
 }
 
-// OpenNames lists, by hash, the names whose rows this process has seen open and
-// unchanged for so long: its own monotonic clock says so.
+// OpenNames lists, by hash, the names whose rows have been open and unchanged
+// for so long: before this process has seen them by the ledger's clock, since
+// then by its own monotonic one.
 func (p *Provisioner) OpenNames(quiet time.Duration) []string {
 	return p.book.Open(time.Now().Add(-quiet))
 }

@@ -53,6 +53,10 @@ type Config struct {
 	AuthHold bool
 }
 
+// Reserve is how long an open name row that does not change reserves room:
+// facts that were asked for later contain whatever its owner bought.
+func (c Config) Reserve() time.Duration { return c.CreateTimeout + c.SettleUnanswered }
+
 // Validate reports every setting that cannot work.
 func (c Config) Validate() error {
 	var errs []error
@@ -133,7 +137,7 @@ func New(cfg Config, ports Ports, gate *Gate, log *slog.Logger, tel Telemetry) (
 	return &Provisioner{
 		cfg: cfg, ports: ports, gate: gate, log: log, meter: meter, tracer: tel.Tracer,
 		tail: make(chan struct{}, maxTail),
-		book: admission.NewBook(cfg.CreateTimeout+cfg.SettleUnanswered, KeyHash),
+		book: admission.NewBook(cfg.Reserve(), KeyHash),
 	}, nil
 }
 

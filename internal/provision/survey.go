@@ -19,8 +19,8 @@ type standing struct {
 }
 
 // Survey counts the requests of the fleet whose outcome is unknown and those
-// that are held, for the metrics. It reads the records of the names that this
-// process has seen open for quiet or longer, which are few, and not the ledger,
+// that are held, for the metrics. It reads the records of the names that have
+// been open for quiet or longer, which are few, and not the ledger,
 // which may be large.
 func (p *Provisioner) Survey(ctx context.Context, archive Archive, quiet time.Duration) error {
 	owners := p.book.Owners(time.Now().Add(-quiet))

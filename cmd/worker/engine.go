@@ -121,7 +121,7 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 }
 
 // core is what the settings say about the work itself.
-func (s *workerSettings) core() provision.Config {
+func (s workerSettings) core() provision.Config {
 	return provision.Config{
 		CreateTimeout: s.CreateTimeout, Deadline: s.Deadline,
 		BackoffInitial: s.BackoffInitial, BackoffMax: s.BackoffMax, InlineWait: s.InlineWait,
@@ -136,12 +136,13 @@ func (s *workerSettings) core() provision.Config {
 // newSweeper makes the one who drives requests whose message is gone. Its times
 // follow the consumer's: what is in work changes more often than that.
 func (e *engine) newSweeper(around func(consumer.SweepPorts) consumer.SweepPorts) *consumer.Sweeper {
+	roll := e.book.NewRoll()
 	return consumer.NewSweeper(around(consumer.SweepPorts{
 		JetStream: e.js, Consumers: []string{e.settings.Consumer, e.settings.topology().BatchConsumer()}, Log: e.log,
 		Stranded: e.consumer.DeliverStranded, Load: e.book.LoadHash, Resume: e.core.Resume, Tracer: e.tel.Tracer(),
 		OpenNames: e.core.OpenNames, Mend: e.book.Mend,
 		Unfinished: func(ctx context.Context, each func(consumer.Unfinished)) error {
-			return e.book.Unfinished(ctx, func(u ledger.Unfinished) {
+			return roll.Unfinished(ctx, func(u ledger.Unfinished) {
 				each(consumer.Unfinished{Hash: u.Hash, StoredAt: u.StoredAt, Origin: consumer.Origin(u.Origin)})
 			})
 		},

@@ -82,9 +82,11 @@ func (b *bucket) consume(ctx context.Context, of scope) (cons jetstream.Consumer
 		MemoryStorage: true, Replicas: 1, InactiveThreshold: followInactive,
 	}
 	now := b.now()
-	if of.within > 0 {
-		// The bucket keeps one value of a cell, so all since a time are the newest.
+	if since = of.since; of.within > 0 {
 		since = now.Add(-of.within)
+	}
+	if !since.IsZero() {
+		// The bucket keeps one value of a cell, so these are the newest.
 		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &since
 	}
 	cons, err = b.js.CreateConsumer(ctx, "KV_"+b.cfg.Bucket, cfg)
@@ -99,7 +101,7 @@ func (b *bucket) consume(ctx context.Context, of scope) (cons jetstream.Consumer
 // change is what a message tells of its cell, without its data, to a reading
 // that began at a time by the broker's clock.
 func (b *bucket) change(m jetstream.Msg, meta *jetstream.MsgMetadata, began time.Time) change {
-	c := change{key: strings.TrimPrefix(m.Subject(), b.subject("")), revision: meta.Sequence.Stream, at: meta.Timestamp}
+	c := change{key: strings.TrimPrefix(m.Subject(), b.subject("")), revision: meta.Sequence.Stream, at: meta.Timestamp, left: meta.NumPending}
 	c.quiet = max(0, began.Sub(c.at))
 	if !gone(m) {
 		c.label = labelOf(m.Headers())
@@ -114,12 +116,15 @@ func gone(m jetstream.Msg) bool {
 	return h.Get("KV-Operation") != "" || h.Get(jetstream.MarkerReasonHeader) != ""
 }
 
+// initialTimeout bounds the wait for the next cell of an initial state.
+const initialTimeout = 10 * time.Second
+
 // next waits for a message: for as long as it takes, but that the initial
 // state comes without long pauses.
 func next(ctx context.Context, messages jetstream.MessagesContext, initial bool) (jetstream.Msg, error) {
 	if initial {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, scanTimeout)
+		ctx, cancel = context.WithTimeout(ctx, initialTimeout)
 		defer cancel()
 	}
 	return messages.Next(jetstream.NextContext(ctx))

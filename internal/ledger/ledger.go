@@ -64,14 +64,6 @@ type label struct {
 type store interface {
 	get(ctx context.Context, key string) (cell, error)
 	start(ctx context.Context, w write) (finish func() (uint64, error))
-	survey
-}
-
-// survey is what a store tells of many cells at once.
-type survey interface {
-	// scan gives all cells under a prefix that are not absent, without their data
-	// and in no order.
-	scan(ctx context.Context, prefix string, each func(change)) error
 	// follow gives every cell of a scope, calls live with the time from which on
 	// that were all, and then gives every change in order, until ctx ends or
 	// something breaks. An absent cell has neither data nor label. A change that is
@@ -84,8 +76,9 @@ type scope struct {
 	prefix string
 	// values: with the data of the cells.
 	values bool
-	// within leaves out what had not changed for that long when it began; zero
-	// leaves out nothing.
+	// since leaves out what was stored before, and within, in its place, what had
+	// not changed for that long when it began; zero leaves out nothing.
+	since  time.Time
 	within time.Duration
 }
 
@@ -99,6 +92,8 @@ type change struct {
 	// began, or zero. As everywhere in a store, its clock says so.
 	at    time.Time
 	quiet time.Duration
+	// left is how many there are to be given behind it, by now.
+	left uint64
 }
 
 // Ledger implements provision.Ledger and provision.Names. It is safe for

@@ -80,20 +80,6 @@ func (m *memory) start(ctx context.Context, w write) func() (uint64, error) {
 	return func() (uint64, error) { return revision, nil }
 }
 
-func (m *memory) scan(ctx context.Context, prefix string, each func(change)) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for key, c := range m.cells {
-		if strings.HasPrefix(key, prefix) && !m.live(key).absent() {
-			each(c.change(key))
-		}
-	}
-	return nil
-}
-
 // change is what a reading that begins now tells of a cell, without its data.
 func (e expiring) change(key string) change {
 	return change{key: key, label: e.label, revision: e.revision, at: e.at, quiet: time.Since(e.at)}
@@ -115,7 +101,7 @@ func (f *follower) add(key string, e expiring) {
 func (m *memory) follow(ctx context.Context, of scope, each func(change), live func(since time.Time)) error {
 	f := &follower{prefix: of.prefix, more: make(chan struct{}, 1)}
 	f.more <- struct{}{} // there is an initial state, if an empty one
-	var since time.Time
+	since := of.since
 	if of.within > 0 {
 		since = time.Now().Add(-of.within)
 	}
@@ -142,7 +128,8 @@ func (m *memory) follow(ctx context.Context, of scope, each func(change), live f
 		queue := f.queue
 		f.queue = nil
 		m.mu.Unlock()
-		for _, c := range queue {
+		for i, c := range queue {
+			c.left = uint64(len(queue) - 1 - i)
 			if !of.values {
 				c.data = nil
 			}

@@ -6,13 +6,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/hostup/deploy-worker/internal/provision"
 )
-
-// errRead ends a reading that has come to its end.
-var errRead = errors.New("everything was read")
 
 // UnreadableError tells of records that could not be decoded.
 type UnreadableError struct {
@@ -77,10 +73,11 @@ func (l *Ledger) Records(ctx context.Context, each func(*provision.Record) error
 
 func (l *Ledger) unfinished(ctx context.Context, r *reading) error {
 	var hashes []string
-	err := l.store.scan(ctx, recordPrefix, func(c change) {
+	err := read(ctx, l.store, scope{prefix: recordPrefix}, func(c change) error {
 		if slices.Contains(r.states, c.label.state) {
 			hashes = append(hashes, strings.TrimPrefix(c.key, recordPrefix))
 		}
+		return nil
 	})
 	if err != nil {
 		return err
@@ -95,22 +92,11 @@ func (l *Ledger) unfinished(ctx context.Context, r *reading) error {
 }
 
 func (l *Ledger) everything(ctx context.Context, r *reading) error {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	err := l.store.follow(ctx, scope{prefix: recordPrefix, values: true}, func(c change) {
-		if ctx.Err() != nil || len(c.data) == 0 || len(r.states) > 0 && !slices.Contains(r.states, c.label.state) {
-			return
+	return read(ctx, l.store, scope{prefix: recordPrefix, values: true}, func(c change) error {
+		if len(c.data) == 0 || len(r.states) > 0 && !slices.Contains(r.states, c.label.state) {
+			return nil
 		}
 		rec, err := record(c.data, c.revision)
-		if err := r.take(strings.TrimPrefix(c.key, recordPrefix), rec, err); err != nil {
-			stop(err)
-		}
-	}, func(time.Time) { stop(errRead) })
-	if cause := context.Cause(ctx); cause != nil {
-		err = cause
-	}
-	if errors.Is(err, errRead) {
-		return nil
-	}
-	return err
+		return r.take(strings.TrimPrefix(c.key, recordPrefix), rec, err)
+	})
 }

@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -52,24 +51,19 @@ func (l *Ledger) updateReplay(ctx context.Context, letter string, change func(Re
 
 // Replays returns what is remembered of all letters, by their id.
 func (l *Ledger) Replays(ctx context.Context) (map[string]Replay, error) {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
 	found := make(map[string]Replay)
-	err := l.store.follow(ctx, scope{prefix: replayPrefix, values: true}, func(c change) {
+	err := read(ctx, l.store, scope{prefix: replayPrefix, values: true}, func(c change) error {
 		if len(c.data) == 0 {
-			return
+			return nil
 		}
 		r, err := decode[Replay](c.data)
 		if err != nil {
-			stop(fmt.Errorf("decode revision %d: %w", c.revision, err))
-			return
+			return fmt.Errorf("decode revision %d: %w", c.revision, err)
 		}
 		found[r.Letter] = r
-	}, func(time.Time) { stop(errRead) })
-	if cause := context.Cause(ctx); cause != nil {
-		err = cause
-	}
-	if !errors.Is(err, errRead) {
+		return nil
+	})
+	if err != nil {
 		return nil, fmt.Errorf("read what was replayed: %w", err)
 	}
 	return found, nil

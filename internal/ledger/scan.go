@@ -2,11 +2,10 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/hostup/deploy-worker/internal/provision"
 )
@@ -16,41 +15,14 @@ var _ provision.Archive = (*Ledger)(nil)
 // Scan gives every record of the ledger, in no order. It reads headers only,
 // so that millions of finished records stay cheap.
 func (l *Ledger) Scan(ctx context.Context, each func(provision.Audited)) error {
-	err := l.store.scan(ctx, recordPrefix, func(c change) {
-		each(provision.Audited{Hash: strings.TrimPrefix(c.key, recordPrefix), State: c.label.state, Name: c.label.name, VPSID: c.label.vpsID, StoredAt: c.at})
+	err := read(ctx, l.store, scope{prefix: recordPrefix}, func(c change) error {
+		if c.label.state != "" {
+			each(provision.Audited{Hash: strings.TrimPrefix(c.key, recordPrefix), State: c.label.state, Name: c.label.name, VPSID: c.label.vpsID, StoredAt: c.at})
+		}
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("scan the ledger: %w", err)
-	}
-	return nil
-}
-
-// Origin is the message that a record came from.
-type Origin struct {
-	Stream   string
-	Sequence uint64
-	// At is when the broker stored the message.
-	At time.Time
-}
-
-// Unfinished is what a scan tells of a record that is not done. Origin is the
-// zero one in a record that an older version stored last.
-type Unfinished struct {
-	Hash     string
-	StoredAt time.Time
-	Origin   Origin
-}
-
-// Unfinished gives every record that is not done, in no order. Like Scan it
-// reads headers only.
-func (l *Ledger) Unfinished(ctx context.Context, each func(Unfinished)) error {
-	err := l.store.scan(ctx, recordPrefix, func(c change) {
-		if c.label.state != "" && c.label.state != provision.StateDone {
-			each(Unfinished{Hash: strings.TrimPrefix(c.key, recordPrefix), StoredAt: c.at, Origin: c.label.origin})
-		}
-	})
-	if err != nil {
-		return fmt.Errorf("scan the ledger for unfinished records: %w", err)
 	}
 	return nil
 }
@@ -64,46 +36,42 @@ func (l *Ledger) LoadHash(ctx context.Context, hash string) (*provision.Record, 
 	return r, nil
 }
 
-// scanTimeout bounds the wait for the next header of a scan.
-const scanTimeout = 10 * time.Second
+// errRead ends a reading that has come to its end.
+var errRead = errors.New("everything was read")
 
-func (b *bucket) scan(ctx context.Context, prefix string, each func(change)) error {
-	cons, err := b.js.OrderedConsumer(ctx, "KV_"+b.cfg.Bucket, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{b.subject(prefix + "*")},
-		DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
-		HeadersOnly:    true,
+// readTail bounds the wait for what has changed while it was read, some of which
+// may have expired meanwhile and never comes.
+const readTail = time.Second
+
+// read gives every cell of a scope, of one cell the newest last, until each
+// returns an error, which read returns.
+func read(ctx context.Context, s store, of scope, each func(change) error) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	some := false
+	err := s.follow(ctx, of, func(c change) {
+		if ctx.Err() != nil {
+			return
+		}
+		some = true
+		if err := each(c); err != nil {
+			stop(err)
+		} else if c.left == 0 {
+			stop(errRead)
+		}
+	}, func(time.Time) {
+		if !some {
+			stop(errRead)
+			return
+		}
+		tail := time.AfterFunc(readTail, func() { stop(errRead) })
+		context.AfterFunc(ctx, func() { tail.Stop() })
 	})
-	if err != nil {
-		return err
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
 	}
-	info, err := cons.Info(ctx)
-	if err != nil {
-		return err
-	}
-	if info.NumPending == 0 {
+	if errors.Is(err, errRead) {
 		return nil
 	}
-	messages, err := cons.Messages()
-	if err != nil {
-		return err
-	}
-	defer messages.Stop()
-	for {
-		next, cancel := context.WithTimeout(ctx, scanTimeout)
-		m, err := messages.Next(jetstream.NextContext(next))
-		cancel()
-		if err != nil {
-			return err
-		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return err
-		}
-		if c := b.change(m, meta, info.TimeStamp); c.label.state != "" || c.label.row != nil {
-			each(c)
-		}
-		if meta.NumPending == 0 {
-			return nil
-		}
-	}
+	return err
 }

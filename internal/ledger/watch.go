@@ -153,15 +153,19 @@ func (v *watcher) followNames(ctx context.Context, s store, told func(since time
 // older tells the rows that are open and were stored before a time. They
 // reserve nothing, but somebody has to look after them.
 func (v *watcher) older(ctx context.Context, s store, than time.Time) error {
-	err := s.scan(ctx, namePrefix, func(c change) {
-		if !c.at.Before(than) {
-			return
-		}
+	err := read(ctx, s, scope{prefix: namePrefix}, func(c change) error {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		if _, met := v.names.met[c.key]; !met && v.name(c, false) {
+		if _, met := v.names.met[c.key]; met {
+			return nil
+		}
+		if c.at.Before(than) {
+			v.name(c, false)
+		}
+		if _, known := v.names.known[c.key]; known {
 			v.names.met[c.key] = struct{}{}
 		}
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("read the names that have been open for long: %w", err)

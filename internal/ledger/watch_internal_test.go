@@ -12,62 +12,80 @@ import (
 	"github.com/hostup/deploy-worker/internal/provision"
 )
 
-// scripted is a store whose scan gives what it is told to, when a change that is
-// newer than some of it has been followed.
+// scripted is a store that gives as old rows what it is told to, when changes of
+// some of them have been followed: a session of a watch for each script.
 type scripted struct {
 	store
 
-	since    time.Time
-	followed []change
-	scanned  []change
-	passed   chan struct{}
+	since        time.Time
+	scripts      []script
+	passed, over chan struct{}
 }
 
+type script struct{ followed, old []change }
+
+var errEnd = errors.New("the script is over")
+
 func (s *scripted) follow(ctx context.Context, of scope, each func(change), live func(time.Time)) error {
-	live(s.since)
-	if of.prefix == namePrefix {
-		for _, c := range s.followed {
+	if of.prefix == namePrefix && of.within == 0 {
+		<-s.passed
+		old := s.scripts[0].old
+		s.scripts = s.scripts[1:]
+		for i, c := range old {
+			c.left = uint64(len(old) - 1 - i)
 			each(c)
 		}
-		close(s.passed)
+		live(time.Time{})
+		s.over <- struct{}{}
+		return nil
+	}
+	live(s.since)
+	if of.prefix == namePrefix {
+		for _, c := range s.scripts[0].followed {
+			each(c)
+		}
+		s.passed <- struct{}{}
+		<-s.over
+		return errEnd
 	}
 	<-ctx.Done()
 	return ctx.Err()
 }
 
-var errEnd = errors.New("the script is over")
-
-func (s *scripted) scan(_ context.Context, _ string, each func(change)) error {
-	<-s.passed
-	for _, c := range s.scanned {
-		each(c)
-	}
-	return errEnd
-}
-
-// A scan is no part of the order of the changes: what it says of a row that was
-// followed already is old, and what is new enough to be followed will be.
-func TestScanTellsNothingThatIsFollowed(t *testing.T) {
+// The reading of old rows is no part of the order of the changes: what it says of
+// one that was followed already is outdated, and what is new will be followed.
+func TestOldRowsTellNothingThatIsFollowed(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	row := func(name string, open bool, revision uint64, at time.Time) change {
 		return change{key: namePrefix + name, revision: revision, at: at, label: label{row: &provision.NameRow{Open: open, Owner: "o"}}}
 	}
-	old := now.Add(-time.Hour)
-	s := &scripted{
-		since: now, passed: make(chan struct{}),
+	old, soon := now.Add(-time.Hour), now.Add(time.Second)
+	s := &scripted{since: now, passed: make(chan struct{}, 1), over: make(chan struct{}), scripts: []script{{
 		followed: []change{row("closed", false, 5, now)},
-		scanned:  []change{row("closed", true, 1, old), row("forgotten", true, 2, old), row("soon", true, 6, now.Add(time.Second)), row("done", false, 3, old)},
-	}
+		old: []change{
+			row("closed", true, 1, old), row("forgotten", true, 2, old), row("lost", true, 4, old),
+			row("soon", true, 6, soon), row("done", false, 3, old),
+		},
+	}, {
+		// One that is known and has changed is not gone before that is followed.
+		old: []change{row("forgotten", false, 7, soon)},
+	}}}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var told []string
 	l := &Ledger{store: s, reserve: time.Minute}
 	l.Watch(ctx, Watch{
-		Name:   func(hash string, r provision.NameRow) { told = append(told, fmt.Sprint(hash, " ", r.Open, " ", r.Revision)) },
-		Broken: func(error) { cancel() },
+		Name: func(hash string, r provision.NameRow) {
+			told = append(told, fmt.Sprint(hash, " ", r.Open, " ", r.Revision))
+		},
+		Broken: func(error) {
+			if len(s.scripts) == 0 {
+				cancel()
+			}
+		},
 	})
-	if diff := cmp.Diff([]string{"closed false 5", "forgotten true 2"}, told); diff != "" {
+	if diff := cmp.Diff([]string{"closed false 5", "forgotten true 2", "lost true 4", "lost false 0"}, told); diff != "" {
 		t.Errorf("the watch tells (-want +got):\n%s", diff)
 	}
 }

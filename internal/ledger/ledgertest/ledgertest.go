@@ -26,7 +26,7 @@ type Ledger interface {
 type reader interface {
 	provision.Archive
 
-	Unfinished(ctx context.Context, each func(ledger.Unfinished)) error
+	NewRoll() *ledger.Roll
 	Records(ctx context.Context, each func(*provision.Record) error, states ...provision.State) error
 }
 
@@ -54,6 +54,7 @@ func Run(t *testing.T, open func(t *testing.T) Ledger) {
 		"of many intents under one name one proceeds":           oneIntent,
 		"a cancelled caller reads nothing":                      cancelled,
 		"a scan tells the newest state of every record":         scan,
+		"a scan beside changes misses nothing":                  scanBesideChanges,
 		"a scan of the unfinished tells where they came from":   unfinished,
 		"the records of some states, or all, are read once":     records,
 	}
@@ -279,6 +280,45 @@ func scan(t *testing.T, l Ledger) {
 	}
 }
 
+// Records that change while they are read come again behind the others, and so
+// do those that were not given before.
+func scanBesideChanges(t *testing.T, l Ledger) {
+	t.Helper()
+	const n, changed = 1500, 300
+	records := make([]*provision.Record, n)
+	for i := range records {
+		records[i] = Record(fmt.Sprintf("k%d", i), "web")
+		store(t, l, records[i])
+	}
+	seen := make(map[string]bool)
+	if err := l.Scan(t.Context(), func(e provision.Audited) {
+		seen[e.Hash] = true
+		if len(seen) != n/2 {
+			return
+		}
+		var later []*provision.Record
+		for _, r := range records {
+			if seen[provision.KeyHash(r.Key)] && len(later) < changed {
+				later = append(later, r)
+			}
+		}
+		for i := n - 1; i >= 0 && len(later) < 2*changed; i-- {
+			if !seen[provision.KeyHash(records[i].Key)] {
+				later = append(later, records[i])
+			}
+		}
+		for _, r := range later {
+			r.State = provision.StateDone
+			store(t, l, r)
+		}
+	}); err != nil {
+		t.Fatalf("Scan: %v", err)
+	}
+	if len(seen) != n {
+		t.Errorf("%d of %d records were read", len(seen), n)
+	}
+}
+
 func unfinished(t *testing.T, l Ledger) {
 	t.Helper()
 	want := make(map[string]ledger.Origin)
@@ -297,18 +337,33 @@ func unfinished(t *testing.T, l Ledger) {
 	r.Stream = ""
 	store(t, l, r)
 	want[provision.KeyHash(r.Key)] = ledger.Origin{}
-	got := make(map[string]ledger.Origin)
-	if err := l.Unfinished(t.Context(), func(u ledger.Unfinished) {
-		got[u.Hash] = u.Origin
-		if u.StoredAt.IsZero() {
-			t.Errorf("%+v has no time", u)
+	roll := l.NewRoll()
+	look := func() {
+		t.Helper()
+		got := make(map[string]ledger.Origin)
+		if err := roll.Unfinished(t.Context(), func(u ledger.Unfinished) {
+			got[u.Hash] = u.Origin
+			if u.StoredAt.IsZero() {
+				t.Errorf("%+v has no time", u)
+			}
+		}); err != nil {
+			t.Fatalf("Unfinished: %v", err)
 		}
-	}); err != nil {
-		t.Fatalf("Unfinished: %v", err)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("unfinished (-want +got):\n%s", diff)
+		}
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("unfinished (-want +got):\n%s", diff)
-	}
+	look()
+	// Kept, it follows what changes.
+	look()
+	fresh := Record("later", "web-later")
+	intend(t, l, fresh)
+	want[provision.KeyHash("later")] = ledger.Origin{Stream: fresh.Stream, Sequence: fresh.Sequence, At: fresh.RequestedAt}
+	done := load(t, l, "k1")
+	done.State = provision.StateDone
+	store(t, l, done)
+	delete(want, provision.KeyHash("k1"))
+	look()
 }
 
 func records(t *testing.T, l Ledger) {

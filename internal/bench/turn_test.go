@@ -49,6 +49,7 @@ type figures struct {
 	peak                float64 // most memory ever held, MiB
 	allocs, allocated   float64 // objects and KiB a request, start-up included
 	took                float64 // the API's own median, in ms
+	beat                float64 // what a fixed piece of work took meanwhile, in µs of processor time
 }
 
 // meter is a point in time with what the three processes had used by then.

@@ -8,6 +8,9 @@ import (
 	"reflect"
 
 	"github.com/alecthomas/kong"
+	"github.com/nats-io/nats.go"
+
+	"github.com/hostup/deploy-worker/internal/provision"
 )
 
 // Exit codes (contract section 1).
@@ -143,6 +146,10 @@ func report(w io.Writer, err error) int {
 		return exitFailed
 	}
 	_, _ = fmt.Fprintln(w, "worker:", harmless(err.Error()))
+	if unanswered(err) {
+		_, _ = fmt.Fprintln(w, "worker: the broker did not answer in time: it may be choosing a leader, so try again in some seconds,"+
+			" or it does not permit this: `worker doctor` tells")
+	}
 	for _, kind := range []struct {
 		code int
 		is   func(error) bool
@@ -157,6 +164,13 @@ func report(w io.Writer, err error) int {
 		}
 	}
 	return exitFailed
+}
+
+// unanswered says that a request to the broker had no answer, which the client
+// tells in words that say nothing to who reads them.
+func unanswered(err error) bool {
+	late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout)
+	return late && !isA[timeoutError](err) && !isA[*provision.ReadError](err)
 }
 
 func isA[E error](err error) bool {

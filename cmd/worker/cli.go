@@ -147,7 +147,7 @@ func report(w io.Writer, err error) int {
 	}
 	_, _ = fmt.Fprintln(w, "worker:", harmless(err.Error()))
 	if unanswered(err) {
-		_, _ = fmt.Fprintln(w, "worker: the broker did not answer in time: it may be choosing a leader, so try again in some seconds,"+
+		_, _ = fmt.Fprintln(w, "worker: if that was the broker, it may be choosing a leader, so try again in some seconds,"+
 			" or it does not permit this: `worker doctor` tells")
 	}
 	for _, kind := range []struct {
@@ -166,8 +166,8 @@ func report(w io.Writer, err error) int {
 	return exitFailed
 }
 
-// unanswered says that a request to the broker had no answer, which the client
-// tells in words that say nothing to who reads them.
+// unanswered says that something had no answer in time, most likely a request to
+// the broker, which its client tells in words that say nothing to who reads them.
 func unanswered(err error) bool {
 	late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout)
 	return late && !isA[timeoutError](err) && !isA[*provision.ReadError](err)

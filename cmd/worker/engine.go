@@ -52,8 +52,6 @@ const (
 	// keepNames is how much longer than a deadline the servers finished under a
 	// name are remembered.
 	keepNames = 10 * time.Minute
-	// brokerSkew is how far the clocks of two brokers may be apart.
-	brokerSkew = 2 * time.Minute
 	// sweepFactor is how many ack waits there are between two sweeps.
 	sweepFactor = 10
 	// keyPoll is how often a changed key file is looked for while creates are
@@ -76,7 +74,7 @@ func newEngine(s workerSettings, nc *nats.Conn, js jetstream.JetStream, tel *tel
 	e := &engine{settings: s, name: replica(), log: log, tel: tel, nc: nc, js: js, tokens: tokens}
 	core := s.core()
 	e.book = ledger.New(js, ledger.Config{
-		Bucket: s.Ledger, KeepNames: s.Deadline + keepNames, Reserve: core.Reserve() + brokerSkew, Step: points.step,
+		Bucket: s.Ledger, KeepNames: s.Deadline + keepNames, Reserve: core.Reserve(), Step: points.step,
 	})
 	// A probe may take as long as its call and the storing around it.
 	e.gate = provision.NewFleetGate(e.book, e.name, 2*s.CreateTimeout)
@@ -284,6 +282,9 @@ func (e *engine) watch(ctx context.Context) {
 	}
 	e.book.Watch(ctx, ledger.Watch{
 		Name: e.core.NameChanged, Broken: broken,
+		Late: func(err error) {
+			e.log.WarnContext(ctx, "names that have been open for long cannot be read yet; creates go on", "error", err)
+		},
 		Synced: func(live bool) { e.reads.Synced(live); e.gate.Synced(live) },
 		Control: ledger.Control{
 			Gate: e.gate.GateChanged, Reads: e.reads.GateChanged, Spend: spend, Broken: broken,

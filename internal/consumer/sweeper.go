@@ -44,8 +44,8 @@ type SweepPorts struct {
 	Load func(ctx context.Context, hash string) (*provision.Record, error)
 	// Resume drives one.
 	Resume func(ctx context.Context, key string) provision.Disposition
-	// OpenNames lists the name rows that this process has seen open and
-	// unchanged for so long; Mend closes one whose owner has no use for it.
+	// OpenNames lists the name rows that have been open and unchanged for so
+	// long; Mend closes one whose owner has no use for it.
 	OpenNames func(quiet time.Duration) []string
 	Mend      func(ctx context.Context, hash string) (bool, error)
 	// Stranded handles the messages that the broker has passed over.

@@ -15,6 +15,13 @@ func (l *Ledger) PutControl(ctx context.Context, name string, data []byte) error
 	return err
 }
 
+// SetSkew makes a ledger on a bucket believe that its brokers' clocks agree so
+// well.
+func SetSkew(l *Ledger, skew time.Duration) {
+	l.skew = skew
+	l.store.(*bucket).skew = skew
+}
+
 // SetClock makes a ledger on a bucket believe a clock.
 func SetClock(l *Ledger, now func() time.Time) {
 	l.now = now

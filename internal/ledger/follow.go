@@ -59,6 +59,9 @@ func (b *bucket) follow(ctx context.Context, of scope, each func(change), live f
 			return errGap
 		}
 		c := b.change(m, meta, began)
+		if !initial {
+			c.quiet = 0
+		}
 		if of.values && !gone(m) {
 			c.data = m.Data()
 		}
@@ -83,7 +86,7 @@ func (b *bucket) consume(ctx context.Context, of scope) (cons jetstream.Consumer
 	}
 	now := b.now()
 	if since = of.since; of.within > 0 {
-		since = now.Add(-of.within)
+		since = now.Add(-of.within - b.skew)
 	}
 	if !since.IsZero() {
 		// The bucket keeps one value of a cell, so these are the newest.
@@ -92,7 +95,7 @@ func (b *bucket) consume(ctx context.Context, of scope) (cons jetstream.Consumer
 	cons, err = b.js.CreateConsumer(ctx, "KV_"+b.cfg.Bucket, cfg)
 	if err == nil && of.within > 0 && cons.CachedInfo().TimeStamp.Before(now) {
 		// Our clock is ahead of the broker's, so that did not reach far enough.
-		since = cons.CachedInfo().TimeStamp.Add(-of.within)
+		since = cons.CachedInfo().TimeStamp.Add(-of.within - b.skew)
 		cons, err = b.js.CreateConsumer(ctx, "KV_"+b.cfg.Bucket, cfg)
 	}
 	return cons, since, err
@@ -102,7 +105,7 @@ func (b *bucket) consume(ctx context.Context, of scope) (cons jetstream.Consumer
 // that began at a time by the broker's clock.
 func (b *bucket) change(m jetstream.Msg, meta *jetstream.MsgMetadata, began time.Time) change {
 	c := change{key: strings.TrimPrefix(m.Subject(), b.subject("")), revision: meta.Sequence.Stream, at: meta.Timestamp, left: meta.NumPending}
-	c.quiet = max(0, began.Sub(c.at))
+	c.quiet = max(0, began.Sub(c.at)-b.skew)
 	if !gone(m) {
 		c.label = labelOf(m.Headers())
 	}

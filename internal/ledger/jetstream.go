@@ -28,7 +28,8 @@ type Config struct {
 	// that waited all that time must not adopt the server of a shorter one.
 	KeepNames time.Duration
 	// Reserve is how long an open name row that does not change reserves room. A
-	// Watch tells older ones when it is live already.
+	// Watch tells those that are older, and by more than brokers' clocks may be
+	// apart, when it is live already.
 	Reserve time.Duration
 	// Step, if set, is told the key of each write, before it is sent and when it
 	// was stored. It is where tests end the process.
@@ -42,6 +43,10 @@ const (
 	DefaultKeepNames     = 24*time.Hour + 10*time.Minute
 	DefaultReserve       = 15 * time.Minute
 )
+
+// leaderSkew is how far the clocks of two brokers may be apart, each of which may
+// lead.
+const leaderSkew = 2 * time.Minute
 
 // tokenHeader marks each write with a token of its own, which tells after an
 // ambiguous answer whether the stored value is ours.
@@ -62,13 +67,17 @@ func New(js jetstream.JetStream, cfg Config) *Ledger {
 	if cfg.Reserve <= 0 {
 		cfg.Reserve = DefaultReserve
 	}
-	return &Ledger{store: &bucket{js: js, cfg: cfg, now: time.Now}, now: time.Now, keep: cfg.KeepNames.Truncate(time.Second), reserve: cfg.Reserve}
+	return &Ledger{
+		store: &bucket{js: js, cfg: cfg, now: time.Now, skew: leaderSkew}, now: time.Now,
+		keep: cfg.KeepNames.Truncate(time.Second), reserve: cfg.Reserve, skew: leaderSkew,
+	}
 }
 
 type bucket struct {
-	js  jetstream.JetStream
-	cfg Config
-	now func() time.Time
+	js   jetstream.JetStream
+	cfg  Config
+	now  func() time.Time
+	skew time.Duration
 }
 
 func (b *bucket) subject(key string) string { return "$KV." + b.cfg.Bucket + "." + key }

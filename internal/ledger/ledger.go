@@ -88,8 +88,9 @@ type change struct {
 	data     []byte
 	label    label
 	revision uint64
-	// at is when it was stored, and quiet how long ago that was when the reading
-	// began, or zero. As everywhere in a store, its clock says so.
+	// at is when it was stored, and quiet how long ago that was at least when the
+	// reading began, zero for what changed later. As everywhere in a store, its
+	// clock says so.
 	at    time.Time
 	quiet time.Duration
 	// left is how many there are to be given behind it, by now.
@@ -104,6 +105,8 @@ type Ledger struct {
 	// keep is how long a closed name row is kept, with the servers that were
 	// finished under it, reserve how long an open one reserves room.
 	keep, reserve time.Duration
+	// skew is how far the clocks of those who lead the store may be apart.
+	skew time.Duration
 }
 
 var (

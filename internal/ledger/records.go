@@ -82,7 +82,8 @@ func (l *Ledger) unfinished(ctx context.Context, r *reading) error {
 	if err != nil {
 		return err
 	}
-	for _, hash := range hashes {
+	slices.Sort(hashes) // one that has changed meanwhile came twice
+	for _, hash := range slices.Compact(hashes) {
 		rec, err := l.load(ctx, hash)
 		if err := r.take(hash, rec, err); err != nil {
 			return err
@@ -92,7 +93,12 @@ func (l *Ledger) unfinished(ctx context.Context, r *reading) error {
 }
 
 func (l *Ledger) everything(ctx context.Context, r *reading) error {
+	given := make(map[string]struct{})
 	return read(ctx, l.store, scope{prefix: recordPrefix, values: true}, func(c change) error {
+		if _, twice := given[c.key]; twice {
+			return nil // it has changed meanwhile
+		}
+		given[c.key] = struct{}{}
 		if len(c.data) == 0 || len(r.states) > 0 && !slices.Contains(r.states, c.label.state) {
 			return nil
 		}

@@ -35,29 +35,25 @@ type Roll struct {
 	// newest is when the newest change was stored that was read, by the store's
 	// clock, and whole when all was read last, by ours.
 	newest, whole time.Time
+	skew          time.Duration
 }
 
-const (
-	// rollSlack is how far two leaders' clocks may be apart, and how far a replica
-	// that is read may be behind its leader.
-	rollSlack = 2 * time.Minute
-	// rollEvery is how often all is read. Nothing that a store does by itself
-	// needs it; somebody may put an old copy of it in its place.
-	rollEvery = time.Hour
-)
+// rollEvery is how often all is read: the marker of what has expired may be gone
+// before it is read, and somebody may put an old copy of the store in its place.
+const rollEvery = time.Hour
 
 // NewRoll returns a Roll that has read nothing.
 func (l *Ledger) NewRoll() *Roll {
-	return &Roll{store: l.store}
+	return &Roll{store: l.store, skew: l.skew}
 }
 
 // Unfinished gives every record that is not done, in no order. Like Scan it
 // reads headers only.
 func (r *Roll) Unfinished(ctx context.Context, each func(Unfinished)) error {
-	began, since := time.Now(), r.newest.Add(-rollSlack)
+	began, since := time.Now(), r.newest.Add(-r.skew)
 	whole := r.whole.IsZero() || began.Sub(r.whole) >= rollEvery
 	if whole {
-		r.open, since = make(map[string]Unfinished), time.Time{}
+		r.open, r.newest, since = make(map[string]Unfinished), time.Time{}, time.Time{}
 	}
 	err := read(ctx, r.store, scope{prefix: recordPrefix, since: since}, func(c change) error {
 		if c.at.After(r.newest) {

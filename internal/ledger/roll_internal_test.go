@@ -45,7 +45,7 @@ func TestRollReadsOnlyWhatHasChanged(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := &logged{}
-		roll := (&Ledger{store: s}).NewRoll()
+		roll := (&Ledger{store: s, skew: 2 * time.Minute}).NewRoll()
 		// The store's clock, which is not ours.
 		stored := time.Date(2031, 1, 1, 0, 0, 0, 0, time.UTC)
 		read := func(want map[string]bool, gives ...change) {
@@ -69,11 +69,11 @@ func TestRollReadsOnlyWhatHasChanged(t *testing.T) {
 		read(nil, record("x", provision.StateHeld, 7*time.Minute))
 		s.err = nil
 		read(map[string]bool{"a": true}, record("a", provision.StateAccepted, 0))
-		read(map[string]bool{"a": true})
+		read(map[string]bool{"a": true}, record("a", provision.StateAccepted, 7*time.Minute))
 		time.Sleep(time.Hour)
 		read(map[string]bool{})
 		all := time.Time{}
-		want := []time.Time{all, stored.Add(-time.Minute), stored.Add(3 * time.Minute), stored.Add(4 * time.Minute), all, stored.Add(5 * time.Minute), all}
+		want := []time.Time{all, stored.Add(-time.Minute), stored.Add(3 * time.Minute), stored.Add(4 * time.Minute), all, stored.Add(-2 * time.Minute), all}
 		if diff := cmp.Diff(want, s.asked); diff != "" {
 			t.Errorf("read since (-want +got):\n%s", diff)
 		}
@@ -115,7 +115,7 @@ func BenchmarkRoll(b *testing.B) {
 		}
 	})
 	b.Run("next", func(b *testing.B) {
-		roll.newest = roll.newest.Add(rollSlack + time.Second) // as if all were old
+		roll.newest = roll.newest.Add(leaderSkew + time.Second) // as if all were old
 		for b.Loop() {
 			read(b)
 		}

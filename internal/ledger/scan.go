@@ -39,9 +39,9 @@ func (l *Ledger) LoadHash(ctx context.Context, hash string) (*provision.Record, 
 // errRead ends a reading that has come to its end.
 var errRead = errors.New("everything was read")
 
-// readTail bounds the wait for what has changed while it was read, some of which
-// may have expired meanwhile and never comes.
-const readTail = time.Second
+// readTail bounds the wait for the next of what has changed while it was read: it
+// may have expired meanwhile and never come. A leader that is lost shows earlier.
+const readTail = 3 * followHeartbeat
 
 // read gives every cell of a scope, of one cell the newest last, until each
 // returns an error, which read returns.
@@ -49,11 +49,15 @@ func read(ctx context.Context, s store, of scope, each func(change) error) error
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	some := false
+	var tail *time.Timer
 	err := s.follow(ctx, of, func(c change) {
 		if ctx.Err() != nil {
 			return
 		}
 		some = true
+		if tail != nil {
+			tail.Reset(readTail)
+		}
 		if err := each(c); err != nil {
 			stop(err)
 		} else if c.left == 0 {
@@ -64,9 +68,11 @@ func read(ctx context.Context, s store, of scope, each func(change) error) error
 			stop(errRead)
 			return
 		}
-		tail := time.AfterFunc(readTail, func() { stop(errRead) })
-		context.AfterFunc(ctx, func() { tail.Stop() })
+		tail = time.AfterFunc(readTail, func() { stop(errRead) })
 	})
+	if tail != nil {
+		tail.Stop()
+	}
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}

@@ -32,8 +32,9 @@ type Watch struct {
 	// Synced tells true once the initial state was told and changes follow as
 	// they happen, and false when that ends.
 	Synced func(live bool)
-	// Broken tells why the watch has to begin anew.
-	Broken func(err error)
+	// Broken tells why the watch has to begin anew, Late why rows that have been
+	// open for long could not be read yet: that is tried again meanwhile.
+	Broken, Late func(err error)
 }
 
 // Pauses between two tries to watch.
@@ -46,7 +47,7 @@ const (
 // begins anew, as often as it takes, and tells what it missed: the newest state
 // of everything, and of what is gone, that it is.
 func (l *Ledger) Watch(ctx context.Context, w Watch) {
-	v := &watcher{w: w, reserve: l.reserve, names: newSide(), controls: newSide()}
+	v := &watcher{w: w, reserve: l.reserve, skew: l.skew, names: newSide(), controls: newSide()}
 	for pause := shortestPause; ; pause = min(2*pause, longestPause) {
 		err := v.session(ctx, l.store)
 		if v.ended() {
@@ -58,26 +59,36 @@ func (l *Ledger) Watch(ctx context.Context, w Watch) {
 		if w.Broken != nil {
 			w.Broken(err)
 		}
-		t := time.NewTimer(pause/2 + rand.N(pause/2))
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
+		if !sleep(ctx, pause/2+rand.N(pause/2)) {
 			return
 		}
 	}
 }
 
+// sleep waits, and returns false when ctx has ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // watcher is what one Watch knows.
 type watcher struct {
-	w       Watch
-	reserve time.Duration
+	w             Watch
+	reserve, skew time.Duration
 
 	mu              sync.Mutex
 	names, controls side
 	// newest is the highest revision of a name, before that of the sessions
-	// before this one: a row that was closed later was closed unseen.
+	// before this one: a row that was closed later was closed unseen, if one of
+	// them was live.
 	newest, before uint64
+	lived          bool
 	// behind counts the prefixes whose initial state was not told yet.
 	behind int
 }
@@ -97,6 +108,7 @@ func newSide() side { return side{known: make(map[string]uint64)} }
 // session watches until something breaks.
 func (v *watcher) session(ctx context.Context, s store) error {
 	v.behind, v.before = 2, v.newest
+	lived := v.lived
 	v.names.met, v.controls.met = make(map[string]struct{}), make(map[string]struct{})
 	live := make(chan struct{})
 	var since time.Time
@@ -105,13 +117,14 @@ func (v *watcher) session(ctx context.Context, s store) error {
 			return
 		}
 		close(live)
+		v.lived = true
 		if v.w.Synced != nil {
 			v.w.Synced(true)
 		}
 	}
 	work, ctx := errgroup.WithContext(ctx)
 	work.Go(func() error {
-		return v.followNames(ctx, s, func(t time.Time) {
+		return v.followNames(ctx, s, lived, func(t time.Time) {
 			since = t
 			told()
 		})
@@ -120,7 +133,8 @@ func (v *watcher) session(ctx context.Context, s store) error {
 	work.Go(func() error {
 		select {
 		case <-live:
-			return v.older(ctx, s, since)
+			v.tellOlder(ctx, s, since)
+			return nil
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -130,13 +144,13 @@ func (v *watcher) session(ctx context.Context, s store) error {
 
 // followNames tells the rows that may reserve room, and what changes. Creates
 // wait for it, so it must not take the longer the more names the ledger knows.
-func (v *watcher) followNames(ctx context.Context, s store, told func(since time.Time)) error {
+func (v *watcher) followNames(ctx context.Context, s store, lived bool, told func(since time.Time)) error {
 	initial := true
 	return s.follow(ctx, scope{prefix: namePrefix, within: v.reserve}, func(c change) {
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		v.newest = max(v.newest, c.revision)
-		unseen := !initial || v.before > 0 && c.revision > v.before
+		unseen := !initial || lived && c.revision > v.before
 		open := v.name(c, unseen)
 		// Of the initial state there may be very many closed ones.
 		if v.names.met != nil && (open || !initial) {
@@ -150,8 +164,25 @@ func (v *watcher) followNames(ctx context.Context, s store, told func(since time
 	})
 }
 
-// older tells the rows that are open and were stored before a time. They
-// reserve nothing, but somebody has to look after them.
+// tellOlder tells the rows that are open and were stored before a time, as soon
+// as they can be read. They reserve nothing, but somebody has to look after them.
+func (v *watcher) tellOlder(ctx context.Context, s store, than time.Time) {
+	for pause := shortestPause; ; pause = min(2*pause, longestPause) {
+		err := v.older(ctx, s, than)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		if v.w.Late != nil {
+			v.w.Late(err)
+		}
+		if !sleep(ctx, pause/2+rand.N(pause/2)) {
+			return
+		}
+	}
+}
+
+// older is one reading of them. Who leads has a clock of its own, so that what was
+// stored first need not be what is dated first.
 func (v *watcher) older(ctx context.Context, s store, than time.Time) error {
 	err := read(ctx, s, scope{prefix: namePrefix}, func(c change) error {
 		v.mu.Lock()
@@ -159,7 +190,7 @@ func (v *watcher) older(ctx context.Context, s store, than time.Time) error {
 		if _, met := v.names.met[c.key]; met {
 			return nil
 		}
-		if c.at.Before(than) {
+		if c.at.Before(than.Add(v.skew)) {
 			v.name(c, false)
 		}
 		if _, known := v.names.known[c.key]; known {

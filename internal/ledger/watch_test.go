@@ -243,6 +243,7 @@ func TestWatchTellsOldRowsWhenItIsLive(t *testing.T) {
 	t.Parallel()
 	_, js := brokertest.Connect(t, brokertest.Start(t))
 	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js), Reserve: time.Nanosecond})
+	ledger.SetSkew(l, 0)
 	old := ledgertest.Record("a", "web-1")
 	intend(t, l, old)
 	closed := ledgertest.Record("b", "web-2")
@@ -297,6 +298,7 @@ func TestWatchTellsWhatWasClosedUnseen(t *testing.T) {
 	t.Parallel()
 	_, js := brokertest.Connect(t, brokertest.Start(t))
 	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+	ledger.SetSkew(l, 0)
 	old := ledgertest.Record("b", "web-2")
 	intend(t, l, old)
 	old.State = provision.StateDone
@@ -317,6 +319,24 @@ func TestWatchTellsWhatWasClosedUnseen(t *testing.T) {
 	w.want("synced false", "open=false long=true vps_1", "synced true")
 }
 
+// That goes for the first row there ever was, too.
+func TestWatchTellsTheFirstThatWasClosedUnseen(t *testing.T) {
+	t.Parallel()
+	_, js := brokertest.Connect(t, brokertest.Start(t))
+	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+	w := watchAndBreak(t, js, l)
+	w.want("synced true")
+	w.broke(func() {
+		r := ledgertest.Record("a", "web-1")
+		intend(t, l, r)
+		r.VPSID = "vps_1"
+		if err := l.Release(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	})
+	w.want("synced false", "open=false long=false vps_1", "synced true")
+}
+
 // The initial pass over a day of closed rows: time, and what is left in memory,
 // when they are as old as nearly all are, and when all have just been closed.
 func BenchmarkWatchClosedRows(b *testing.B) {
@@ -330,6 +350,7 @@ func benchmarkWatchClosedRows(b *testing.B, reserve time.Duration) {
 	const rows = 100_000
 	_, js := brokertest.Connect(b, brokertest.Start(b))
 	l := ledger.New(js, ledger.Config{Bucket: bucket(b, js), Reserve: reserve})
+	ledger.SetSkew(l, 0)
 	for i := range rows {
 		m := nats.NewMsg("$KV.deploy-ledger.name." + provision.KeyHash(fmt.Sprint(i)))
 		m.Data = []byte(`{"open":false,"finished":[{"vpsId":"vps_0123456789","at":"2026-11-23T10:00:00.123456789Z"}]}`)

@@ -20,8 +20,8 @@ type NameRow struct {
 	// VPSID is the server that the row was just left with: by Owner when it is
 	// closed, by the owner before when it was taken over.
 	VPSID string
-	// Quiet is how long it had not changed when it was read, by the ledger's clock;
-	// zero if it is told as it changes.
+	// Quiet is how long at least it had not changed when it was read, by the
+	// ledger's clock; zero if it is told as it changes.
 	Quiet time.Duration
 	// Revision is the ledger's.
 	Revision uint64

@@ -290,32 +290,44 @@ func scanBesideChanges(t *testing.T, l Ledger) {
 		records[i] = Record(fmt.Sprintf("k%d", i), "web")
 		store(t, l, records[i])
 	}
-	seen := make(map[string]bool)
-	if err := l.Scan(t.Context(), func(e provision.Audited) {
-		seen[e.Hash] = true
-		if len(seen) != n/2 {
+	seen := make(map[string]int)
+	// In the middle it changes some that were read, and then some that were not.
+	see := func(hash string) {
+		if seen[hash]++; len(seen) != n/2 || seen[hash] > 1 {
 			return
 		}
-		var later []*provision.Record
+		var before, behind []*provision.Record
 		for _, r := range records {
-			if seen[provision.KeyHash(r.Key)] && len(later) < changed {
-				later = append(later, r)
+			if seen[provision.KeyHash(r.Key)] > 0 {
+				before = append(before, r)
+			} else {
+				behind = append(behind, r)
 			}
 		}
-		for i := n - 1; i >= 0 && len(later) < 2*changed; i-- {
-			if !seen[provision.KeyHash(records[i].Key)] {
-				later = append(later, records[i])
-			}
-		}
-		for _, r := range later {
-			r.State = provision.StateDone
+		for _, r := range append(before[:changed], behind[len(behind)-changed:]...) {
+			r.UpdatedAt = r.UpdatedAt.Add(time.Second)
 			store(t, l, r)
 		}
-	}); err != nil {
+	}
+	if err := l.Scan(t.Context(), func(e provision.Audited) { see(e.Hash) }); err != nil {
 		t.Fatalf("Scan: %v", err)
 	}
 	if len(seen) != n {
-		t.Errorf("%d of %d records were read", len(seen), n)
+		t.Errorf("%d of %d records were scanned", len(seen), n)
+	}
+	clear(seen)
+	if err := l.Records(t.Context(), func(r *provision.Record) error {
+		see(provision.KeyHash(r.Key))
+		return nil
+	}); err != nil {
+		t.Fatalf("Records: %v", err)
+	}
+	sum := 0
+	for _, times := range seen {
+		sum += times
+	}
+	if len(seen) != n || sum != n {
+		t.Errorf("%d of %d records were read, in all %d times", len(seen), n, sum)
 	}
 }
 

@@ -30,6 +30,14 @@ func (s series) median() float64 {
 	return (sorted[len(sorted)/2] + sorted[(len(sorted)-1)/2]) / 2
 }
 
+func (s series) mean() float64 {
+	sum := 0.0
+	for _, v := range s {
+		sum += v
+	}
+	return sum / float64(len(s))
+}
+
 // over divides repetition by repetition: what was measured in the same minute
 // has the same noise.
 func (s series) over(by series) series {
@@ -127,6 +135,9 @@ func TestSeries(t *testing.T) {
 	t.Parallel()
 	if got := (series{4, 1, 2, 3}).median(); got != 2.5 {
 		t.Errorf("median %v, want 2.5", got)
+	}
+	if got := (series{1, 1, 7}).mean(); got != 3 {
+		t.Errorf("mean %v, want 3", got)
 	}
 	if got := (series{2, 9}).over(series{4, 3}); !slices.Equal(got, series{0.5, 3}) {
 		t.Errorf("ratios %v", got)

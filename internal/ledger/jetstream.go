@@ -243,11 +243,7 @@ func (b *bucket) settle(ctx context.Context, w write, token string, cause error)
 			}
 			cause = err
 		}
-		t := time.NewTimer(pause)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
+		if !sleep(ctx, pause) {
 			return 0, fmt.Errorf("write %s: not confirmed within %s: %w", w.key, b.cfg.Timeout, cause)
 		}
 	}

@@ -108,7 +108,6 @@ func newSide() side { return side{known: make(map[string]uint64)} }
 // session watches until something breaks.
 func (v *watcher) session(ctx context.Context, s store) error {
 	v.behind, v.before = 2, v.newest
-	lived := v.lived
 	v.names.met, v.controls.met = make(map[string]struct{}), make(map[string]struct{})
 	live := make(chan struct{})
 	var since time.Time
@@ -124,7 +123,7 @@ func (v *watcher) session(ctx context.Context, s store) error {
 	}
 	work, ctx := errgroup.WithContext(ctx)
 	work.Go(func() error {
-		return v.followNames(ctx, s, lived, func(t time.Time) {
+		return v.followNames(ctx, s, func(t time.Time) {
 			since = t
 			told()
 		})
@@ -144,13 +143,13 @@ func (v *watcher) session(ctx context.Context, s store) error {
 
 // followNames tells the rows that may reserve room, and what changes. Creates
 // wait for it, so it must not take the longer the more names the ledger knows.
-func (v *watcher) followNames(ctx context.Context, s store, lived bool, told func(since time.Time)) error {
+func (v *watcher) followNames(ctx context.Context, s store, told func(since time.Time)) error {
 	initial := true
 	return s.follow(ctx, scope{prefix: namePrefix, within: v.reserve}, func(c change) {
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		v.newest = max(v.newest, c.revision)
-		unseen := !initial || lived && c.revision > v.before
+		unseen := !initial || v.lived && c.revision > v.before
 		open := v.name(c, unseen)
 		// Of the initial state there may be very many closed ones.
 		if v.names.met != nil && (open || !initial) {

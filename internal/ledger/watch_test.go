@@ -211,6 +211,17 @@ func watchAndBreak(t *testing.T, js jetstream.JetStream, l *ledger.Ledger) *brea
 	return b
 }
 
+// openAndClose takes web-1 and gives it back with a server.
+func openAndClose(t *testing.T, l *ledger.Ledger) {
+	t.Helper()
+	r := ledgertest.Record("a", "web-1")
+	intend(t, l, r)
+	r.VPSID = "vps_1"
+	if err := l.Release(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // broke breaks the watch, does something, and lets it begin anew.
 func (b *breaking) broke(meanwhile func()) {
 	b.t.Helper()
@@ -308,14 +319,7 @@ func TestWatchTellsWhatWasClosedUnseen(t *testing.T) {
 	intend(t, l, ledgertest.Record("c", "web-3"))
 	w := watchAndBreak(t, js, l)
 	w.want("open=true long=true", "synced true")
-	w.broke(func() {
-		r := ledgertest.Record("a", "web-1")
-		intend(t, l, r)
-		r.VPSID = "vps_1"
-		if err := l.Release(t.Context(), r); err != nil {
-			t.Fatal(err)
-		}
-	})
+	w.broke(func() { openAndClose(t, l) })
 	w.want("synced false", "open=false long=true vps_1", "synced true")
 }
 
@@ -326,14 +330,7 @@ func TestWatchTellsTheFirstThatWasClosedUnseen(t *testing.T) {
 	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
 	w := watchAndBreak(t, js, l)
 	w.want("synced true")
-	w.broke(func() {
-		r := ledgertest.Record("a", "web-1")
-		intend(t, l, r)
-		r.VPSID = "vps_1"
-		if err := l.Release(t.Context(), r); err != nil {
-			t.Fatal(err)
-		}
-	})
+	w.broke(func() { openAndClose(t, l) })
 	w.want("synced false", "open=false long=false vps_1", "synced true")
 }
 

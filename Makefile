@@ -144,11 +144,12 @@ clean: ## Remove binaries and tools
 check: ## Run all of what CI runs
 	@for target in $(CHECKS); do echo "==> $$target"; $(MAKE) $$target; done
 
+# The race detector has seen all of this in `make test`.
 .PHONY: test-container
-test-container: need-cc ## Run the tests that use a broker against a NATS container
+test-container: ## Run the tests that use a broker against a NATS container
 	@allow='needs a process of its own'; need=1; \
 	if [[ "$${REQUIRE_DOCKER:-}" != 1 ]]; then allow="$$allow|no Docker engine answers"; need=0; fi; \
-	TEST_NATS=container go test -json $(TESTFLAGS) -p 1 $(CONTAINER_PACKAGES) | \
+	TEST_NATS=container go test -json $(filter-out -race,$(TESTFLAGS)) -p 1 $(CONTAINER_PACKAGES) | \
 		awk -v lane=container -v need=$$need -v allow="$$allow" -f .ci/lane.awk
 
 .PHONY: fuzz

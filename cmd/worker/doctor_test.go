@@ -206,7 +206,7 @@ func TestDoctorOfPermissions(t *testing.T) {
 	doctored(t, w, of("all")...).only(t, "everything is permitted", "durability")
 	d := doctored(t, w, of("some")...)
 	d.expect(t, "some is not", exitFailed, map[string]string{
-		"permissions": "ok: of 21 things", "permission deploy.held": `failure: allow this user to publish on "deploy.held"`,
+		"permissions": "ok: of 22 things", "permission deploy.held": `failure: allow this user to publish on "deploy.held"`,
 		"permission $JS.API.INFO": "warning: run does without", "permission $JS.API.STREAM.INFO.KV_deploy-ledger": "warning", "permission $JS.API.STREAM.INFO.DEPLOY": "failure",
 		"consumer deploy-worker": "ok", "brake": "ok", "gate": "ok",
 	})

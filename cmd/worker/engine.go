@@ -134,7 +134,8 @@ func (s workerSettings) core() provision.Config {
 // newSweeper makes the one who drives requests whose message is gone. Its times
 // follow the consumer's: what is in work changes more often than that.
 func (e *engine) newSweeper(around func(consumer.SweepPorts) consumer.SweepPorts) *consumer.Sweeper {
-	roll := e.book.NewRoll()
+	every := sweepFactor * e.settings.AckWait
+	roll := e.book.NewRoll(every)
 	return consumer.NewSweeper(around(consumer.SweepPorts{
 		JetStream: e.js, Consumers: []string{e.settings.Consumer, e.settings.topology().BatchConsumer()}, Log: e.log,
 		Stranded: e.consumer.DeliverStranded, Load: e.book.LoadHash, Resume: e.core.Resume, Tracer: e.tel.Tracer(),
@@ -144,7 +145,7 @@ func (e *engine) newSweeper(around func(consumer.SweepPorts) consumer.SweepPorts
 				each(consumer.Unfinished{Hash: u.Hash, StoredAt: u.StoredAt, Origin: consumer.Origin(u.Origin)})
 			})
 		},
-	}), sweepFactor*e.settings.AckWait, 2*max(e.settings.AckWait, e.settings.CreateTimeout))
+	}), every, 2*max(e.settings.AckWait, e.settings.CreateTimeout))
 }
 
 // replica names this process in what the fleet shares.

@@ -77,6 +77,7 @@ func (t Topology) Needs() []Need {
 		Need{Subject: "$KV." + t.Bucket + ".rec.doctor", What: "write records ($KV." + t.Bucket + ".>)", header: elsewhere},
 		Need{Subject: api + "STREAM.MSG.GET." + bucket, What: "read records", data: `{"last_by_subj":"$KV.` + t.Bucket + `.rec.doctor"}`},
 		Need{Subject: api + "CONSUMER.CREATE." + bucket + ".doctor.$KV." + t.Bucket + ".doctor", What: "follow the ledger (" + api + "CONSUMER.CREATE." + bucket + ".>)", data: noJSON},
+		Need{Subject: ConsumerInfo("KV_"+t.Bucket, "doctor"), What: "follow the ledger (" + api + "CONSUMER.INFO." + bucket + ".>)"},
 		Need{Subject: api + "CONSUMER.MSG.NEXT." + bucket + ".doctor", What: "follow the ledger (" + api + "CONSUMER.MSG.NEXT." + bucket + ".>)", data: noJSON},
 	)
 }

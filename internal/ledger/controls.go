@@ -21,6 +21,9 @@ const (
 	auditKey = controlPrefix + "audits"
 )
 
+// controlKeys are those that a Watch tells.
+var controlKeys = []string{gateKey, readsKey, brakeKey, spendKey}
+
 var (
 	_ provision.Controls     = (*Ledger)(nil)
 	_ provision.ReadControls = (*Ledger)(nil)

@@ -64,37 +64,54 @@ type label struct {
 type store interface {
 	get(ctx context.Context, key string) (cell, error)
 	start(ctx context.Context, w write) (finish func() (uint64, error))
-	// follow gives every cell of a scope, calls live with the time from which on
-	// that were all, and then gives every change in order, until ctx ends or
-	// something breaks. An absent cell has neither data nor label. A change that is
-	// overtaken by a newer one of the same cell may be left out.
-	follow(ctx context.Context, of scope, each func(change), live func(since time.Time)) error
+	// open begins to read a scope. Whoever opens a cursor closes it.
+	open(ctx context.Context, of scope) (cursor, error)
 }
 
-// scope is what is followed.
+// cursor is a place in the order of what has become of a scope's cells: first, in
+// the order of their last changes, those that are there, then what changes. A
+// change that is overtaken by a newer one of the same cell may be left out. It is
+// for one goroutine, and of no more use once it has returned an error.
+type cursor interface {
+	// rest gives what is behind the place, until nothing is left or each returns
+	// an error, which rest returns.
+	rest(ctx context.Context, each func(change) error) error
+	// follow gives what is behind the place, and every change as it happens, until
+	// ctx ends or something breaks. It calls live with false as soon as it cannot
+	// tell whether something has changed, and with true when it has told it all.
+	follow(ctx context.Context, each func(change), live func(bool)) error
+	close()
+}
+
+// scope is what is read.
 type scope struct {
 	prefix string
 	// values: with the data of the cells.
 	values bool
-	// since leaves out what was stored before, and within, in its place, what had
-	// not changed for that long when it began; zero leaves out nothing.
+	// since leaves out what was stored before, within, in its place, what had not
+	// changed for that long when it began, and ahead all that was there then; zero
+	// leaves out nothing.
 	since  time.Time
 	within time.Duration
+	ahead  bool
+	// patient: a silence is waited out. Of what begins anew in no time it is the end.
+	patient bool
+	// keep is for how long nobody may ask before the cursor is lost; a broker
+	// keeps each for half a minute.
+	keep time.Duration
 }
 
-// change is one cell as it has become.
+// change is one cell as it has become. An absent one has neither data nor label.
 type change struct {
 	key      string
 	data     []byte
 	label    label
 	revision uint64
 	// at is when it was stored, and quiet how long ago that was at least when the
-	// reading began, zero for what changed later. As everywhere in a store, its
+	// cursor was opened, zero for what is followed. As everywhere in a store, its
 	// clock says so.
 	at    time.Time
 	quiet time.Duration
-	// left is how many there are to be given behind it, by now.
-	left uint64
 }
 
 // Ledger implements provision.Ledger and provision.Names. It is safe for

@@ -109,13 +109,21 @@ func TestNewNamesAreReleasedUnread(t *testing.T) {
 func bucket(t testing.TB, js jetstream.JetStream) string {
 	t.Helper()
 	const name = "deploy-ledger"
-	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{
+	cfg := jetstream.StreamConfig{
 		Name: "KV_" + name, Subjects: []string{"$KV." + name + ".>"}, MaxMsgsPerSubject: 1,
 		Discard: jetstream.DiscardNew, AllowRollup: true, DenyDelete: true,
 		AllowMsgTTL: true, SubjectDeleteMarkerTTL: time.Minute, Storage: jetstream.FileStorage,
-	})
-	if err != nil {
-		t.Fatalf("create the bucket: %v", err)
 	}
-	return name
+	// One that was just deleted may still be in the way.
+	const storeInTheWay = 10049
+	for {
+		_, err := js.CreateStream(t.Context(), cfg)
+		var refused *jetstream.APIError
+		switch {
+		case err == nil:
+			return name
+		case !errors.As(err, &refused) || refused.ErrorCode != storeInTheWay:
+			t.Fatalf("create the bucket: %v", err)
+		}
+	}
 }

@@ -1,7 +1,9 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,7 +15,7 @@ import (
 // held to the same conformance suite as the real one, for tests of the core.
 func NewMemory() *Ledger {
 	return &Ledger{
-		store: &memory{cells: make(map[string]expiring), followers: make(map[*follower]struct{})},
+		store: &memory{cells: make(map[string]expiring), cursors: make(map[*memoryCursor]struct{})},
 		now:   time.Now, keep: DefaultKeepNames, reserve: DefaultReserve,
 	}
 }
@@ -23,14 +25,15 @@ type memory struct {
 	last  uint64
 	cells map[string]expiring
 
-	followers map[*follower]struct{}
+	cursors map[*memoryCursor]struct{}
 }
 
-// follower is one call of follow: the changes that it has not given yet.
-type follower struct {
-	prefix string
-	queue  []change
-	more   chan struct{} // holds one when the queue is not empty
+// memoryCursor holds the changes that it has not given yet.
+type memoryCursor struct {
+	of    scope
+	store *memory
+	queue []change
+	more  chan struct{} // holds one when the queue is not empty
 }
 
 type expiring struct {
@@ -74,69 +77,82 @@ func (m *memory) start(ctx context.Context, w write) func() (uint64, error) {
 		e.until = time.Now().Add(w.ttl)
 	}
 	m.cells[w.key] = e
-	for f := range m.followers {
-		f.add(w.key, e)
+	for c := range m.cursors {
+		c.add(w.key, e)
 	}
 	return func() (uint64, error) { return revision, nil }
 }
 
-// change is what a reading that begins now tells of a cell, without its data.
-func (e expiring) change(key string) change {
-	return change{key: key, label: e.label, revision: e.revision, at: e.at, quiet: time.Since(e.at)}
-}
-
-func (f *follower) add(key string, e expiring) {
-	if !strings.HasPrefix(key, f.prefix) {
-		return
+func (m *memory) open(ctx context.Context, of scope) (cursor, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
-	c := e.change(key)
-	c.data = e.data
-	f.queue = append(f.queue, c)
-	select {
-	case f.more <- struct{}{}:
-	default:
-	}
-}
-
-func (m *memory) follow(ctx context.Context, of scope, each func(change), live func(since time.Time)) error {
-	f := &follower{prefix: of.prefix, more: make(chan struct{}, 1)}
-	f.more <- struct{}{} // there is an initial state, if an empty one
+	c := &memoryCursor{of: of, store: m, more: make(chan struct{}, 1)}
 	since := of.since
 	if of.within > 0 {
 		since = time.Now().Add(-of.within)
 	}
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	for key, e := range m.cells {
-		if !m.live(key).absent() && !e.at.Before(since) {
-			f.add(key, e)
+		if !of.ahead && !m.live(key).absent() && !e.at.Before(since) {
+			c.add(key, e)
 		}
 	}
-	m.followers[f] = struct{}{}
-	m.mu.Unlock()
-	defer func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		delete(m.followers, f)
-	}()
-	for initial := true; ; initial = false {
+	slices.SortFunc(c.queue, func(a, b change) int { return cmp.Compare(a.revision, b.revision) })
+	m.cursors[c] = struct{}{}
+	return c, nil
+}
+
+func (c *memoryCursor) close() {
+	c.store.mu.Lock()
+	defer c.store.mu.Unlock()
+	delete(c.store.cursors, c)
+}
+
+func (c *memoryCursor) add(key string, e expiring) {
+	if !strings.HasPrefix(key, c.of.prefix) {
+		return
+	}
+	ch := change{key: key, label: e.label, revision: e.revision, at: e.at}
+	if c.of.values {
+		ch.data = e.data
+	}
+	c.queue = append(c.queue, ch)
+	select {
+	case c.more <- struct{}{}:
+	default:
+	}
+}
+
+// take empties the queue.
+func (c *memoryCursor) take() []change {
+	c.store.mu.Lock()
+	defer c.store.mu.Unlock()
+	queue := c.queue
+	c.queue = nil
+	return queue
+}
+
+func (c *memoryCursor) rest(ctx context.Context, each func(change) error) error {
+	for _, ch := range c.take() {
+		ch.quiet = time.Since(ch.at)
+		if err := each(ch); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+func (c *memoryCursor) follow(ctx context.Context, each func(change), _ func(bool)) error {
+	for {
 		select {
-		case <-f.more:
+		case <-c.more:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		m.mu.Lock()
-		queue := f.queue
-		f.queue = nil
-		m.mu.Unlock()
-		for i, c := range queue {
-			c.left = uint64(len(queue) - 1 - i)
-			if !of.values {
-				c.data = nil
-			}
-			each(c)
-		}
-		if initial {
-			live(since)
+		for _, ch := range c.take() {
+			each(ch)
 		}
 	}
 }

@@ -31,51 +31,81 @@ type Unfinished struct {
 // goroutine at a time.
 type Roll struct {
 	store store
-	open  map[string]Unfinished
+	// keep is for how long the broker keeps the place up to which all was read.
+	keep time.Duration
+	skew time.Duration
+	open map[string]Unfinished
+	// at is that place, nil when it is lost or never was.
+	at cursor
 	// newest is when the newest change was stored that was read, by the store's
 	// clock, and whole when all was read last, by ours.
 	newest, whole time.Time
-	skew          time.Duration
 }
 
 // rollEvery is how often all is read: the marker of what has expired may be gone
 // before it is read, and somebody may put an old copy of the store in its place.
 const rollEvery = time.Hour
 
-// NewRoll returns a Roll that has read nothing.
-func (l *Ledger) NewRoll() *Roll {
-	return &Roll{store: l.store, skew: l.skew}
+// NewRoll returns a Roll that has read nothing, for somebody who reads it every so
+// often.
+func (l *Ledger) NewRoll(every time.Duration) *Roll {
+	return &Roll{store: l.store, skew: l.skew, keep: 3 * every}
 }
 
 // Unfinished gives every record that is not done, in no order. Like Scan it
 // reads headers only.
 func (r *Roll) Unfinished(ctx context.Context, each func(Unfinished)) error {
-	began, since := time.Now(), r.newest.Add(-r.skew)
-	whole := r.whole.IsZero() || began.Sub(r.whole) >= rollEvery
-	if whole {
-		r.open, r.newest, since = make(map[string]Unfinished), time.Time{}, time.Time{}
-	}
-	err := read(ctx, r.store, scope{prefix: recordPrefix, since: since}, func(c change) error {
-		if c.at.After(r.newest) {
-			r.newest = c.at
-		}
-		hash := strings.TrimPrefix(c.key, recordPrefix)
-		if c.label.state == "" || c.label.state == provision.StateDone {
-			delete(r.open, hash)
-		} else {
-			r.open[hash] = Unfinished{Hash: hash, StoredAt: c.at, Origin: c.label.origin}
-		}
-		return nil
-	})
-	if err != nil {
-		r.whole = time.Time{} // some of it may be missing
+	if err := r.read(ctx); err != nil {
 		return fmt.Errorf("read which records are not done: %w", err)
-	}
-	if whole {
-		r.whole = began
 	}
 	for _, u := range r.open {
 		each(u)
+	}
+	return nil
+}
+
+// read goes on from the place where it was. If that is lost, as with the broker
+// that knew it, it reads by the clock, and all where that was not done for long.
+func (r *Roll) read(ctx context.Context) error {
+	began := time.Now()
+	whole := began.Sub(r.whole) >= rollEvery
+	if r.at != nil {
+		if !whole && r.at.rest(ctx, r.take) == nil {
+			return nil
+		}
+		r.at.close()
+		r.at = nil
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	since := r.newest.Add(-r.skew)
+	if whole {
+		r.open, r.newest, r.whole, since = make(map[string]Unfinished), time.Time{}, began, time.Time{}
+	}
+	at, err := r.store.open(ctx, scope{prefix: recordPrefix, since: since, keep: r.keep})
+	if err == nil {
+		if err = at.rest(ctx, r.take); err != nil {
+			at.close()
+		}
+	}
+	if err != nil {
+		r.whole = time.Time{} // some of it may be missing
+		return err
+	}
+	r.at = at
+	return nil
+}
+
+func (r *Roll) take(c change) error {
+	if c.at.After(r.newest) {
+		r.newest = c.at
+	}
+	hash := strings.TrimPrefix(c.key, recordPrefix)
+	if c.label.state == "" || c.label.state == provision.StateDone {
+		delete(r.open, hash)
+	} else {
+		r.open[hash] = Unfinished{Hash: hash, StoredAt: c.at, Origin: c.label.origin}
 	}
 	return nil
 }

@@ -3,6 +3,8 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,64 +21,92 @@ import (
 type logged struct {
 	store
 
-	asked []time.Time // since when
+	opened []time.Time // since when
+	// lost are the places that it knows no more, err what the next reading of any
+	// other ends with.
+	lost  map[*place]bool
 	err   error
 	gives []change
 }
 
-func (s *logged) follow(_ context.Context, of scope, each func(change), live func(time.Time)) error {
-	s.asked = append(s.asked, of.since)
-	for i, c := range s.gives {
-		c.left = uint64(len(s.gives) - 1 - i)
-		if s.err != nil {
-			c.left++ // and never comes
-		}
-		each(c)
-	}
-	if s.err == nil {
-		live(of.since)
-	}
-	return s.err
+type place struct {
+	cursor
+
+	s *logged
 }
 
-// A roll reads everything once, and then what has changed since the newest that
-// it has read; everything again when a reading failed, and after an hour.
+func (s *logged) open(_ context.Context, of scope) (cursor, error) {
+	s.opened = append(s.opened, of.since)
+	return &place{s: s}, nil
+}
+
+func (p *place) rest(_ context.Context, each func(change) error) error {
+	if p.s.lost[p] {
+		return errGap
+	}
+	for _, c := range p.s.gives {
+		if err := each(c); err != nil {
+			return err
+		}
+	}
+	return p.s.err
+}
+
+func (p *place) close() { p.s.lost[p] = true }
+
+// A roll reads everything once, and goes on from there. When that place is lost it
+// reads what has changed since the newest that it has read; everything again when
+// that failed, and after an hour.
 func TestRollReadsOnlyWhatHasChanged(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := &logged{}
-		roll := (&Ledger{store: s, skew: 2 * time.Minute}).NewRoll()
+		s := &logged{lost: make(map[*place]bool)}
+		roll := (&Ledger{store: s, skew: 2 * time.Minute}).NewRoll(5 * time.Minute)
 		// The store's clock, which is not ours.
 		stored := time.Date(2031, 1, 1, 0, 0, 0, 0, time.UTC)
-		read := func(want map[string]bool, gives ...change) {
+		var want []time.Time
+		// read expects to be answered with what is unfinished, by a reading that
+		// begins anew, if it does, a time before the newest that was read.
+		read := func(unfinished string, anew []time.Time, gives ...change) {
 			t.Helper()
 			s.gives = gives
-			got := make(map[string]bool)
-			err := roll.Unfinished(t.Context(), func(u Unfinished) { got[u.Hash] = true })
-			if diff := cmp.Diff(want, got); err == nil && diff != "" {
+			var got []string
+			err := roll.Unfinished(t.Context(), func(u Unfinished) { got = append(got, u.Hash) })
+			if (err != nil) != (s.err != nil) {
+				t.Errorf("Unfinished: %v, with a store that says %v", err, s.err)
+			}
+			slices.Sort(got)
+			if diff := cmp.Diff(unfinished, strings.Join(got, " ")); err == nil && diff != "" {
 				t.Errorf("unfinished (-want +got):\n%s", diff)
 			}
-			time.Sleep(10 * time.Minute)
+			want = append(want, anew...)
+			if diff := cmp.Diff(want, s.opened); diff != "" {
+				t.Errorf("read since (-want +got):\n%s", diff)
+			}
+			time.Sleep(5 * time.Minute)
 		}
+		lose := func() { s.lost[roll.at.(*place)] = true }
 		record := func(hash string, state provision.State, after time.Duration) change {
 			return change{key: recordPrefix + hash, label: label{state: state}, at: stored.Add(after)}
 		}
-		read(map[string]bool{"a": true, "b": true}, record("b", provision.StateHeld, time.Minute), record("a", provision.StateAccepted, 0), record("c", provision.StateDone, 0))
-		read(map[string]bool{"a": true, "d": true}, record("b", provision.StateDone, 5*time.Minute), record("d", provision.StateUnknown, 3*time.Minute))
+		goesOn, all := []time.Time(nil), []time.Time{{}}
+		since := func(after time.Duration) []time.Time { return []time.Time{stored.Add(after)} }
+
+		read("a b", all, record("b", provision.StateHeld, time.Minute), record("a", provision.StateAccepted, 0), record("c", provision.StateDone, 0))
+		read("a d", goesOn, record("b", provision.StateDone, 5*time.Minute), record("d", provision.StateUnknown, 3*time.Minute))
+		read("a d", goesOn)
+		lose()
+		read("a d", since(3*time.Minute))
 		// The marker of one that is gone.
-		read(map[string]bool{"a": true}, record("d", "", 6*time.Minute))
+		read("a", goesOn, record("d", "", 6*time.Minute))
+		lose()
 		s.err = context.DeadlineExceeded
-		read(nil, record("x", provision.StateHeld, 7*time.Minute))
+		read("", since(4*time.Minute), record("x", provision.StateHeld, 7*time.Minute))
 		s.err = nil
-		read(map[string]bool{"a": true}, record("a", provision.StateAccepted, 0))
-		read(map[string]bool{"a": true}, record("a", provision.StateAccepted, 7*time.Minute))
-		time.Sleep(time.Hour)
-		read(map[string]bool{})
-		all := time.Time{}
-		want := []time.Time{all, stored.Add(-time.Minute), stored.Add(3 * time.Minute), stored.Add(4 * time.Minute), all, stored.Add(-2 * time.Minute), all}
-		if diff := cmp.Diff(want, s.asked); diff != "" {
-			t.Errorf("read since (-want +got):\n%s", diff)
-		}
+		read("a", all, record("a", provision.StateAccepted, 0))
+		read("a", goesOn, record("a", provision.StateAccepted, 7*time.Minute))
+		time.Sleep(rollEvery)
+		read("", all)
 	})
 }
 
@@ -101,7 +131,7 @@ func BenchmarkRoll(b *testing.B) {
 			<-js.PublishAsyncComplete()
 		}
 	}
-	roll := New(js, Config{Bucket: "roll"}).NewRoll()
+	roll := New(js, Config{Bucket: "roll"}).NewRoll(time.Minute)
 	read := func(b *testing.B) {
 		b.Helper()
 		if err := roll.Unfinished(b.Context(), func(u Unfinished) { b.Errorf("%+v is not done", u) }); err != nil {
@@ -115,8 +145,14 @@ func BenchmarkRoll(b *testing.B) {
 		}
 	})
 	b.Run("next", func(b *testing.B) {
+		for b.Loop() {
+			read(b)
+		}
+	})
+	b.Run("lost", func(b *testing.B) {
 		roll.newest = roll.newest.Add(leaderSkew + time.Second) // as if all were old
 		for b.Loop() {
+			roll.at = nil
 			read(b)
 		}
 	})

@@ -2,10 +2,8 @@ package ledger
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/hostup/deploy-worker/internal/provision"
 )
@@ -36,48 +34,13 @@ func (l *Ledger) LoadHash(ctx context.Context, hash string) (*provision.Record, 
 	return r, nil
 }
 
-// errRead ends a reading that has come to its end.
-var errRead = errors.New("everything was read")
-
-// readTail bounds the wait for the next of what has changed while it was read: it
-// may have expired meanwhile and never come. A leader that is lost shows earlier.
-const readTail = 3 * followHeartbeat
-
 // read gives every cell of a scope, of one cell the newest last, until each
 // returns an error, which read returns.
 func read(ctx context.Context, s store, of scope, each func(change) error) error {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	some := false
-	var tail *time.Timer
-	err := s.follow(ctx, of, func(c change) {
-		if ctx.Err() != nil {
-			return
-		}
-		some = true
-		if tail != nil {
-			tail.Reset(readTail)
-		}
-		if err := each(c); err != nil {
-			stop(err)
-		} else if c.left == 0 {
-			stop(errRead)
-		}
-	}, func(time.Time) {
-		if !some {
-			stop(errRead)
-			return
-		}
-		tail = time.AfterFunc(readTail, func() { stop(errRead) })
-	})
-	if tail != nil {
-		tail.Stop()
+	at, err := s.open(ctx, of)
+	if err != nil {
+		return err
 	}
-	if cause := context.Cause(ctx); cause != nil {
-		err = cause
-	}
-	if errors.Is(err, errRead) {
-		return nil
-	}
-	return err
+	defer at.close()
+	return at.rest(ctx, each)
 }

@@ -26,7 +26,7 @@ type Ledger interface {
 type reader interface {
 	provision.Archive
 
-	NewRoll() *ledger.Roll
+	NewRoll(every time.Duration) *ledger.Roll
 	Records(ctx context.Context, each func(*provision.Record) error, states ...provision.State) error
 }
 

@@ -108,7 +108,7 @@ func unfinished(t *testing.T, l Ledger) {
 	r.Stream = ""
 	store(t, l, r)
 	want[provision.KeyHash(r.Key)] = ledger.Origin{}
-	roll := l.NewRoll()
+	roll := l.NewRoll(time.Minute)
 	look := func() {
 		t.Helper()
 		got := make(map[string]ledger.Origin)

@@ -121,6 +121,15 @@ func (s *Tale) Want(lines ...string) {
 	}
 }
 
+// Until expects a line, and returns what comes before it.
+func (s *Tale) Until(line string) (before []string) {
+	s.t.Helper()
+	for got := s.Next(); got != line; got = s.Next() {
+		before = append(before, got)
+	}
+	return before
+}
+
 // Lines of the orders that Record makes, about web-1.
 func openLine(owner string) string {
 	return "web-1 open=true owner=" + owner + " 2/4/80/1 since=true revision=true"

@@ -16,9 +16,9 @@ import (
 // Times of a consumer that follows changes. A leader that died is noticed by
 // its heartbeats after two of them: of what the fleet shares within a second.
 const (
-	followExpiry     = 5 * time.Second
-	followHeartbeat  = time.Second
-	controlHeartbeat = 500 * time.Millisecond
+	followExpiry    = 5 * time.Second
+	followHeartbeat = time.Second
+	aheadHeartbeat  = 500 * time.Millisecond
 	// followInactive is how long the broker keeps a consumer that nobody asks.
 	followInactive = 30 * time.Second
 )
@@ -58,10 +58,8 @@ type consumerCursor struct {
 	came  chan *nats.Msg
 	// began is when it did, by the broker's clock.
 	began time.Time
-	// left is how many messages there were behind the last one, and ended whether
-	// the broker said that there are no more.
-	left  uint64
-	ended bool
+	// left is how many messages there were behind the last one.
+	left uint64
 	// given is how many messages were.
 	given uint64
 	// reconnects is how often the connection was lost before. What was on the way
@@ -80,7 +78,7 @@ func (b *bucket) open(ctx context.Context, of scope) (cursor, error) {
 	c := &consumerCursor{
 		bucket: b, of: of, conn: conn, name: info.Name, inbox: conn.NewInbox(), came: make(chan *nats.Msg, 2*batch),
 		next:  apiPrefix(b.js.Options()) + "CONSUMER.MSG.NEXT.KV_" + b.cfg.Bucket + "." + info.Name,
-		began: info.TimeStamp, left: info.NumPending, ended: info.NumPending == 0, reconnects: reconnects,
+		began: info.TimeStamp, left: info.NumPending, reconnects: reconnects,
 	}
 	if c.sub, err = conn.ChanSubscribe(c.inbox, c.came); err != nil {
 		return nil, fmt.Errorf("read %s*: %w", of.prefix, err)
@@ -153,18 +151,16 @@ type answer struct {
 // says when it is asked.
 func (c *consumerCursor) rest(ctx context.Context, each func(change) error) error {
 	for empty := 0; empty < maxEmpty; {
-		if c.ended && c.left == 0 {
-			c.ended = false // there may be more the next time
-			return nil
-		}
-		got, err := c.some(ctx, each)
-		if err == nil && c.ended && c.left > 0 {
+		got, ended, err := c.some(ctx, each)
+		if err == nil && ended && c.left > 0 {
 			err = c.count(ctx)
 		}
 		switch {
-		case err != nil:
+		case err != nil, ended && c.left == 0:
 			return err
-		case got == 0:
+		case got > 0:
+			empty = 0
+		default:
 			empty++
 		}
 	}
@@ -186,34 +182,35 @@ func (c *consumerCursor) count(ctx context.Context) error {
 	return nil
 }
 
-// some gives a batch, or what there is of it.
-func (c *consumerCursor) some(ctx context.Context, each func(change) error) (got int, err error) {
+// some gives a batch, or what there is of it, and says whether the broker said that
+// this is all.
+func (c *consumerCursor) some(ctx context.Context, each func(change) error) (got int, ended bool, err error) {
 	if err := c.ask(pull{Batch: batch, NoWait: true}); err != nil {
-		return 0, c.broken(err)
+		return 0, false, c.broken(err)
 	}
-	for c.ended = false; got < batch && !c.ended; {
+	for got < batch {
 		a, err := c.wait(ctx, c.bucket.cfg.AnswerTimeout)
 		switch {
 		case err != nil:
-			return got, c.broken(err)
+			return got, false, c.broken(err)
 		case a.end:
-			c.ended = true
+			return got, true, nil
 		case a.change != nil:
 			got++
 			c.left = a.left
 			a.change.quiet = max(0, c.began.Sub(a.change.at)-c.bucket.skew)
 			if err := each(*a.change); err != nil {
-				return got, err
+				return got, false, err
 			}
 		}
 	}
-	return got, nil
+	return got, false, nil
 }
 
 func (c *consumerCursor) follow(ctx context.Context, each func(change), live func(bool)) error {
 	p := pull{Batch: batch, Expires: followExpiry, Heartbeat: followHeartbeat}
-	if c.of.prefix == controlPrefix {
-		p.Heartbeat = controlHeartbeat
+	if c.of.ahead {
+		p.Heartbeat = aheadHeartbeat
 	}
 	asked, silent, beats := 0, false, 0
 	for {
@@ -229,7 +226,7 @@ func (c *consumerCursor) follow(ctx context.Context, each func(change), live fun
 		}
 		a, err := c.wait(ctx, silence)
 		switch {
-		case errors.Is(err, errSilent) && c.of.patient && !silent:
+		case errors.Is(err, errSilent) && !c.of.ahead && !silent:
 			silent, beats = true, 0
 			live(false)
 			continue

@@ -156,12 +156,21 @@ func TestCursorReadsBehindAFalseEnd(t *testing.T) {
 	if diff := cmp.Diff([]string{"rec.first", "rec.second", "rec.third"}, got); diff != "" {
 		t.Errorf("given (-want +got):\n%s", diff)
 	}
+	// Whole batches have their end by itself.
+	for i := range batch {
+		put(fmt.Sprint(i))
+	}
+	at.left = batch
+	lies.Store(maxEmpty - 1)
+	if err := at.rest(t.Context(), keys(&got)); err != nil || len(got) != 3+batch {
+		t.Errorf("%v, given %d", err, len(got))
+	}
 	// Nor when it says so all the time.
 	put("fourth")
 	at.left = 1
 	lies.Store(100)
-	if err := at.rest(t.Context(), keys(&got)); !errors.Is(err, errSilent) || len(got) != 3 {
-		t.Errorf("%v, given %q; want %v", err, got, errSilent)
+	if err := at.rest(t.Context(), keys(&got)); !errors.Is(err, errSilent) || len(got) != 3+batch {
+		t.Errorf("%v, given %d; want %v", err, len(got), errSilent)
 	}
 }
 

@@ -90,12 +90,11 @@ type scope struct {
 	values bool
 	// since leaves out what was stored before, within, in its place, what had not
 	// changed for that long when it began, and ahead all that was there then; zero
-	// leaves out nothing.
+	// leaves out nothing. To follow what is ahead begins anew in no time, so a silence
+	// ends it, and is noticed sooner; any other follower waits one out.
 	since  time.Time
 	within time.Duration
 	ahead  bool
-	// patient: a silence is waited out. Of what begins anew in no time it is the end.
-	patient bool
 	// keep is for how long nobody may ask before the cursor is lost; a broker
 	// keeps each for half a minute.
 	keep time.Duration

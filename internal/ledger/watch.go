@@ -180,7 +180,7 @@ func (v *watcher) followNames(ctx context.Context) error {
 	v.mu.Lock()
 	v.names.met, v.names.before = make(map[string]struct{}), v.names.newest
 	v.mu.Unlock()
-	at, err := v.store.open(ctx, scope{prefix: namePrefix, within: v.reserve, patient: true})
+	at, err := v.store.open(ctx, scope{prefix: namePrefix, within: v.reserve})
 	if err != nil {
 		return err
 	}

@@ -141,8 +141,9 @@ func TestTwoVersions(t *testing.T) {
 	}
 	older, newer := buildVersions(t)
 	s := newSideBySide(t)
-	old, next := s.start(older, "--provision"), s.start(newer, "--provision")
+	s.setUp(older)
 	s.watch()
+	old, next := s.start(older), s.start(newer)
 	for wave := 0; wave == 0 || s.seen("rec") == 0 || s.seen("name") == 0; wave++ {
 		if wave == 20 {
 			t.Fatalf("in %d waves the older version had to do with %v of the newer", wave, s.handed)
@@ -184,8 +185,18 @@ func newSideBySide(t *testing.T) *sideBySide {
 	return s
 }
 
-// start starts a worker and waits until it takes orders.
-func (s *sideBySide) start(program string, more ...string) *proctest.Child {
+// setUp makes the streams and the ledger.
+func (s *sideBySide) setUp(program string) {
+	s.t.Helper()
+	cmd := exec.CommandContext(s.t.Context(), program, "setup")
+	cmd.Env = s.env
+	if out, err := cmd.CombinedOutput(); err != nil {
+		s.t.Fatalf("worker setup: %v\n%s", err, out)
+	}
+}
+
+// start starts a worker and waits until it says so.
+func (s *sideBySide) start(program string) *proctest.Child {
 	s.t.Helper()
 	ready := make(chan struct{})
 	tell := sync.OnceFunc(func() { close(ready) })
@@ -194,7 +205,7 @@ func (s *sideBySide) start(program string, more ...string) *proctest.Child {
 			tell()
 		}
 	}}
-	cmd := exec.CommandContext(s.t.Context(), program, append([]string{"run"}, more...)...)
+	cmd := exec.CommandContext(s.t.Context(), program, "run")
 	cmd.Env = s.env
 	p, err := s.children.Start(cmd, log)
 	if err != nil {

@@ -67,7 +67,7 @@ func open(t *testing.T) (*lossy, *ledger.Ledger) {
 		t.Fatalf("create the bucket: %v", err)
 	}
 	l := &lossy{JetStream: js}
-	return l, ledger.New(l, ledger.Config{Bucket: name, AnswerTimeout: 50 * time.Millisecond, Timeout: 5 * time.Second})
+	return l, ledger.New(l, ledger.Config{Bucket: name, AnswerTimeout: 500 * time.Millisecond, Timeout: 20 * time.Second})
 }
 
 func (l *lossy) set(twist func(*nats.Msg, func() (jetstream.PubAckFuture, error)) (jetstream.PubAckFuture, error)) {

@@ -100,13 +100,14 @@ func (b *bucket) consume(ctx context.Context, of scope) (*jetstream.ConsumerInfo
 	}
 	now, since := b.now(), of.since
 	if of.within > 0 {
-		since = now.Add(-of.within - b.skew)
+		since = now.Add(-of.within)
 	}
 	switch {
 	case of.ahead:
 		cfg.DeliverPolicy = jetstream.DeliverNewPolicy
 	case !since.IsZero():
 		// The bucket keeps one value of a cell, so these are the newest.
+		since = since.Add(-b.skew)
 		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &since
 	}
 	cons, err := b.js.CreateConsumer(ctx, "KV_"+b.cfg.Bucket, cfg)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -40,6 +39,23 @@ func opened(t *testing.T, cfg Config) (at *consumerCursor, put func(key string))
 	return c.(*consumerCursor), put
 }
 
+// counted waits until the broker has counted what there is for a cursor, which it
+// does a moment after it has said that it is stored.
+func counted(t *testing.T, at *consumerCursor, pending uint64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		cons, err := at.bucket.js.Consumer(ctx, "KV_b", at.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cons.CachedInfo().NumPending == pending {
+			return
+		}
+	}
+}
+
 func keys(to *[]string) func(change) error {
 	return func(c change) error {
 		*to = append(*to, c.key)
@@ -55,6 +71,7 @@ func TestCursorGoesOn(t *testing.T) {
 	rest := func(want ...string) {
 		t.Helper()
 		got = nil
+		counted(t, at, uint64(len(want)))
 		if err := at.rest(t.Context(), keys(&got)); err != nil {
 			t.Fatal(err)
 		}
@@ -91,7 +108,7 @@ func TestCursorGoesOn(t *testing.T) {
 // snatch takes a message that was meant for a cursor.
 func snatch(t *testing.T, at *consumerCursor) {
 	t.Helper()
-	cons, err := at.bucket.js.Consumer(t.Context(), "KV_b", at.next[strings.LastIndexByte(at.next, '.')+1:])
+	cons, err := at.bucket.js.Consumer(t.Context(), "KV_b", at.name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +124,7 @@ func TestCursorNoticesWhatIsLost(t *testing.T) {
 	for name, read := range map[string]func(at *consumerCursor, put func(string), each func(change) error) error{
 		"one of several": func(at *consumerCursor, put func(string), each func(change) error) error {
 			put("behind")
+			counted(t, at, 1)
 			return at.rest(t.Context(), each)
 		},
 		"the last": func(at *consumerCursor, _ func(string), each func(change) error) error {
@@ -160,6 +178,7 @@ func TestCursorReadsBehindAFalseEnd(t *testing.T) {
 	for i := range batch {
 		put(fmt.Sprint(i))
 	}
+	counted(t, at, batch)
 	at.left = batch
 	lies.Store(maxEmpty - 1)
 	if err := at.rest(t.Context(), keys(&got)); err != nil || len(got) != 3+batch {
@@ -167,6 +186,7 @@ func TestCursorReadsBehindAFalseEnd(t *testing.T) {
 	}
 	// Nor when it says so all the time.
 	put("fourth")
+	counted(t, at, 1)
 	at.left = 1
 	lies.Store(100)
 	if err := at.rest(t.Context(), keys(&got)); !errors.Is(err, errSilent) || len(got) != 3+batch {
@@ -188,7 +208,7 @@ func TestCursorNoticesSilence(t *testing.T) {
 			return err
 		}, errSilent},
 		"a consumer that is gone": {func(at *consumerCursor) error {
-			return at.bucket.js.DeleteConsumer(t.Context(), "KV_b", at.next[strings.LastIndexByte(at.next, '.')+1:])
+			return at.bucket.js.DeleteConsumer(t.Context(), "KV_b", at.name)
 		}, nats.ErrNoResponders},
 		"a connection that was lost": {func(at *consumerCursor) error {
 			connected := at.conn.StatusChanged(nats.CONNECTED)

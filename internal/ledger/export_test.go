@@ -18,7 +18,6 @@ func (l *Ledger) PutControl(ctx context.Context, name string, data []byte) error
 // SetSkew makes a ledger on a bucket believe that its brokers' clocks agree so
 // well.
 func SetSkew(l *Ledger, skew time.Duration) {
-	l.skew = skew
 	l.store.(*bucket).skew = skew
 }
 

@@ -69,7 +69,7 @@ func New(js jetstream.JetStream, cfg Config) *Ledger {
 	}
 	return &Ledger{
 		store: &bucket{js: js, cfg: cfg, now: time.Now, skew: leaderSkew}, now: time.Now,
-		keep: cfg.KeepNames.Truncate(time.Second), reserve: cfg.Reserve, skew: leaderSkew,
+		keep: cfg.KeepNames.Truncate(time.Second), reserve: cfg.Reserve,
 	}
 }
 

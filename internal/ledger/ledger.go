@@ -74,7 +74,8 @@ type store interface {
 // for one goroutine, and of no more use once it has returned an error.
 type cursor interface {
 	// rest gives what is behind the place, until nothing is left or each returns
-	// an error, which rest returns.
+	// an error, which rest returns. A cursor that goes on may leave what was stored
+	// in this very moment to the next one who asks.
 	rest(ctx context.Context, each func(change) error) error
 	// follow gives what is behind the place, and every change as it happens, until
 	// ctx ends or something breaks. It calls live with false as soon as it cannot
@@ -90,8 +91,10 @@ type scope struct {
 	values bool
 	// since leaves out what was stored before, within, in its place, what had not
 	// changed for that long when it began, and ahead all that was there then; zero
-	// leaves out nothing. To follow what is ahead begins anew in no time, so a silence
-	// ends it, and is noticed sooner; any other follower waits one out.
+	// leaves out nothing. By the clock a store leaves out too little rather than too
+	// much, for those who lead it do not have the same. To follow what is ahead begins
+	// anew in no time, so a silence ends it, and is noticed sooner; any other follower
+	// waits one out.
 	since  time.Time
 	within time.Duration
 	ahead  bool
@@ -121,8 +124,6 @@ type Ledger struct {
 	// keep is how long a closed name row is kept, with the servers that were
 	// finished under it, reserve how long an open one reserves room.
 	keep, reserve time.Duration
-	// skew is how far the clocks of those who lead the store may be apart.
-	skew time.Duration
 }
 
 var (

@@ -38,6 +38,7 @@ func BenchmarkReadings(b *testing.B) {
 		}
 	}
 	l := New(js, Config{Bucket: "b"})
+	SetSkew(l, 0)
 	begin := func(b *testing.B, of scope) cursor {
 		b.Helper()
 		at, err := l.store.open(b.Context(), of)

@@ -33,7 +33,6 @@ type Roll struct {
 	store store
 	// keep is for how long the broker keeps the place up to which all was read.
 	keep time.Duration
-	skew time.Duration
 	open map[string]Unfinished
 	// at is that place, nil when it is lost or never was.
 	at cursor
@@ -49,11 +48,12 @@ const rollEvery = time.Hour
 // NewRoll returns a Roll that has read nothing, for somebody who reads it every so
 // often.
 func (l *Ledger) NewRoll(every time.Duration) *Roll {
-	return &Roll{store: l.store, skew: l.skew, keep: 3 * every}
+	return &Roll{store: l.store, keep: 3 * every}
 }
 
 // Unfinished gives every record that is not done, in no order. Like Scan it
-// reads headers only.
+// reads headers only. What was stored in this very moment may come with the next
+// reading.
 func (r *Roll) Unfinished(ctx context.Context, each func(Unfinished)) error {
 	if err := r.read(ctx); err != nil {
 		return fmt.Errorf("read which records are not done: %w", err)
@@ -79,11 +79,10 @@ func (r *Roll) read(ctx context.Context) error {
 			return err
 		}
 	}
-	since := r.newest.Add(-r.skew)
 	if whole {
-		r.open, r.newest, r.whole, since = make(map[string]Unfinished), time.Time{}, began, time.Time{}
+		r.open, r.newest, r.whole = make(map[string]Unfinished), time.Time{}, began
 	}
-	at, err := r.store.open(ctx, scope{prefix: recordPrefix, since: since, keep: r.keep})
+	at, err := r.store.open(ctx, scope{prefix: recordPrefix, since: r.newest, keep: r.keep})
 	if err == nil {
 		if err = at.rest(ctx, r.take); err != nil {
 			at.close()

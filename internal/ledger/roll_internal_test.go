@@ -61,12 +61,12 @@ func TestRollReadsOnlyWhatHasChanged(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := &logged{lost: make(map[*place]bool)}
-		roll := (&Ledger{store: s, skew: 2 * time.Minute}).NewRoll(5 * time.Minute)
+		roll := (&Ledger{store: s}).NewRoll(5 * time.Minute)
 		// The store's clock, which is not ours.
 		stored := time.Date(2031, 1, 1, 0, 0, 0, 0, time.UTC)
 		var want []time.Time
 		// read expects to be answered with what is unfinished, by a reading that
-		// begins anew, if it does, a time before the newest that was read.
+		// begins anew, if it does, at the newest that was read.
 		read := func(unfinished string, anew []time.Time, gives ...change) {
 			t.Helper()
 			s.gives = gives
@@ -96,12 +96,12 @@ func TestRollReadsOnlyWhatHasChanged(t *testing.T) {
 		read("a d", goesOn, record("b", provision.StateDone, 5*time.Minute), record("d", provision.StateUnknown, 3*time.Minute))
 		read("a d", goesOn)
 		lose()
-		read("a d", since(3*time.Minute))
+		read("a d", since(5*time.Minute))
 		// The marker of one that is gone.
 		read("a", goesOn, record("d", "", 6*time.Minute))
 		lose()
 		s.err = context.DeadlineExceeded
-		read("", since(4*time.Minute), record("x", provision.StateHeld, 7*time.Minute))
+		read("", since(6*time.Minute), record("x", provision.StateHeld, 7*time.Minute))
 		s.err = nil
 		read("a", all, record("a", provision.StateAccepted, 0))
 		read("a", goesOn, record("a", provision.StateAccepted, 7*time.Minute))

@@ -109,8 +109,7 @@ func unfinished(t *testing.T, l Ledger) {
 	store(t, l, r)
 	want[provision.KeyHash(r.Key)] = ledger.Origin{}
 	roll := l.NewRoll(time.Minute)
-	look := func() {
-		t.Helper()
+	read := func() map[string]ledger.Origin {
 		got := make(map[string]ledger.Origin)
 		if err := roll.Unfinished(t.Context(), func(u ledger.Unfinished) {
 			got[u.Hash] = u.Origin
@@ -119,6 +118,14 @@ func unfinished(t *testing.T, l Ledger) {
 			}
 		}); err != nil {
 			t.Fatalf("Unfinished: %v", err)
+		}
+		return got
+	}
+	look := func() {
+		t.Helper()
+		began, got := time.Now(), read()
+		for !cmp.Equal(want, got) && time.Since(began) < patience {
+			got = read() // what was stored a moment ago
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("unfinished (-want +got):\n%s", diff)

@@ -48,6 +48,9 @@ func RunWatch(t *testing.T, open func(t *testing.T) Watched) {
 	}
 }
 
+// patience is how long what has to come is waited for.
+const patience = 20 * time.Second
+
 // Tale is what a watch told, as lines, in order.
 type Tale struct {
 	t     *testing.T
@@ -105,7 +108,7 @@ func (s *Tale) Next() string {
 	select {
 	case line := <-s.lines:
 		return line
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		s.t.Fatal("the watch tells nothing")
 		return ""
 	}

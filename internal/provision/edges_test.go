@@ -127,7 +127,10 @@ func (e *events) all() []provision.Event {
 func (e *events) ids(key string, kinds ...provision.Kind) []string {
 	var ids []string
 	seen := make(map[string]bool)
-	for _, ev := range e.all() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i := range e.published {
+		ev := &e.published[i]
 		for _, k := range kinds {
 			if ev.Key == key && ev.Kind == k && !ev.Rejected && !seen[ev.ID] {
 				seen[ev.ID] = true

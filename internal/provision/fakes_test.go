@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -273,8 +274,9 @@ type api struct {
 	script  []reply
 	answers func(n int, r provision.Request) reply
 	calls   []call
-	servers map[string][]string // by key
-	names   map[string]string   // by key
+	servers map[string][]string          // by key
+	wanted  map[string][]string          // keys that were called for, by name in lower case
+	newest  map[string]provision.Verdict // of the newest call, by key
 }
 
 func (a *api) made(key string) int {
@@ -324,22 +326,22 @@ func (a *api) begin(ctx context.Context, worker string, r provision.Request) (in
 		Verdict: next.answer.Verdict, After: next.answer.RetryAfter, Rival: rival,
 		Name: r.Name, Answered: next.answer.Answered, Bought: next.buys, Recorded: recorded,
 	})
-	if a.names == nil {
-		a.names = make(map[string]string)
+	if a.wanted == nil {
+		a.wanted, a.newest = make(map[string][]string), make(map[string]provision.Verdict)
 	}
-	a.names[r.Key] = strings.ToLower(r.Name)
+	name := strings.ToLower(r.Name)
+	if !slices.Contains(a.wanted[name], r.Key) {
+		a.wanted[name] = append(a.wanted[name], r.Key)
+	}
+	a.newest[r.Key] = next.answer.Verdict
 	return n, next
 }
 
 // rival finds a request whose newest call may have bought a server of the same
 // name, and whose result the ledger does not have yet.
 func (a *api) rival(r provision.Request) string {
-	newest := make(map[string]provision.Verdict)
-	for _, c := range a.calls {
-		newest[c.Key] = c.Verdict
-	}
-	for key, v := range newest {
-		if key == r.Key || a.names[key] != strings.ToLower(r.Name) || harmless(v) {
+	for _, key := range a.wanted[strings.ToLower(r.Name)] {
+		if key == r.Key || harmless(a.newest[key]) {
 			continue
 		}
 		if old := a.shelf.peek(key); old != nil && old.State.Owns() {

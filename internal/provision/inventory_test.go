@@ -109,7 +109,8 @@ func (i *inventory) named(ctx context.Context, name string) ([]provision.Server,
 	i.mu.Lock()
 	var out []provision.Server
 	l := look{At: time.Now(), Name: name, Err: i.fail()}
-	for _, s := range i.servers {
+	for n := range i.servers {
+		s := &i.servers[n]
 		// The filter is asked of HostUp, and HostUp is not to be relied upon.
 		if !s.Seen.After(l.At) && (name == "" || strings.EqualFold(s.Name, name) || strings.HasPrefix(s.ID, "stray")) {
 			out = append(out, s.Server)

@@ -96,7 +96,7 @@ type crew struct {
 	stop    func()
 
 	mu    sync.Mutex
-	queue []parked
+	queue []*parked
 	busy  int // messages in hand
 }
 
@@ -128,7 +128,7 @@ func (f *crew) publish(from, n int) {
 	for i := range n {
 		m := order(fmt.Sprintf("k%04d", from+i))
 		m.Sequence = uint64(from + i + 1)
-		f.queue = append(f.queue, parked{time.Now(), m})
+		f.queue = append(f.queue, &parked{time.Now(), m})
 	}
 }
 
@@ -160,7 +160,7 @@ func (f *crew) answered(m provision.Message, d provision.Disposition) {
 	for at < len(f.queue) && f.queue[at].m.Deliveries > 1 {
 		at++
 	}
-	f.queue = slices.Insert(f.queue, at, parked{time.Now().Add(d.After), m})
+	f.queue = slices.Insert(f.queue, at, &parked{time.Now().Add(d.After), m})
 }
 
 // run lets the replicas work with so many slots each until end says so.

@@ -25,6 +25,11 @@ KUSTOMIZE_VERSION := v5.8.1
 export TESTCONTAINERS_HOST_OVERRIDE ?= 127.0.0.1
 export TESTCONTAINERS_RYUK_DISABLED ?= true
 
+# One configuration for whatever compiles, the one of the worker that ships, so
+# that each package is compiled once. The race detector needs another one.
+export CGO_ENABLED := 0
+export GOFLAGS := $(filter-out -trimpath,$(GOFLAGS)) -trimpath
+
 # What `make test` and the container lane give to go test.
 RACE ?= -race
 TESTFLAGS ?= $(RACE) -shuffle=on -count=1 -timeout=25m
@@ -98,7 +103,7 @@ demo: build ## Build the worker and watch it deploy a batch against simulated se
 
 .PHONY: test
 test: need-cc ## Run all tests, with a NATS server inside the test processes
-	@TEST_NATS=process go test -json $(TESTFLAGS) ./... | awk -v lane=process -v need=1 -f .ci/lane.awk
+	@CGO_ENABLED=$(if $(RACE),1,0) TEST_NATS=process go test -json $(TESTFLAGS) ./... | awk -v lane=process -v need=1 -f .ci/lane.awk
 
 ##@ Build
 
@@ -311,7 +316,7 @@ k8s-tools: .bin/helm@$(HELM_VERSION) .bin/kubectl-validate@$(KUBECTL_VALIDATE_VE
 define install
 @mkdir -p .bin
 @go version -m .bin/$1 2>/dev/null | grep -qE "^[[:space:]]+mod[[:space:]]+$2[[:space:]]+$4([[:space:]]|$$)" || \
-	{ echo "building $1 $4"; GOBIN="$(CURDIR)/.bin" GOFLAGS= go install $2$3@$4; }
+	{ echo "building $1 $4"; GOBIN="$(CURDIR)/.bin" GOFLAGS=-trimpath go install $2$3@$4; }
 @rm -f .bin/$1@* && touch $@
 endef
 

@@ -286,7 +286,13 @@ func (e *engine) watch(ctx context.Context) {
 		Late: func(err error) {
 			e.log.WarnContext(ctx, "names that have been open for long cannot be read yet; creates go on", "error", err)
 		},
-		Synced: func(live bool) { e.reads.Synced(live); e.gate.Synced(live) },
+		Synced: func(live bool) {
+			e.reads.Synced(live)
+			e.gate.Synced(live)
+			if live {
+				e.log.InfoContext(ctx, "the ledger's changes are followed")
+			}
+		},
 		Control: ledger.Control{
 			Gate: e.gate.GateChanged, Reads: e.reads.GateChanged, Spend: spend, Broken: broken,
 			Brake: func(b admission.Brake) { e.core.BrakeChanged(ctx, b) },

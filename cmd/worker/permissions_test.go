@@ -71,16 +71,19 @@ func TestShippedPermissionsSuffice(t *testing.T) {
 		return err == nil && s.CachedInfo().State.Consumers > 1
 	})
 	publisher, orders := brokertest.Connect(t, w.srv, as("publisher")...)
-	for subject, key := range map[string]string{"deploy.requested": "plain", "deploy.requested.batch": "found"} {
-		if _, err := orders.Publish(t.Context(), subject, jsonOf(t, order(key, key+"-a"))); err != nil {
+	// One after the other, so that their outcomes have an order.
+	for _, o := range []struct {
+		subject, key string
+		adopted      bool
+	}{{"deploy.requested", "plain", false}, {"deploy.requested.batch", "found", true}} {
+		if _, err := orders.Publish(t.Context(), o.subject, jsonOf(t, order(o.key, o.key+"-a"))); err != nil {
 			t.Fatalf("an order by the publisher: %v", err)
 		}
+		equal(t, "adopted", w.created(o.key).at("adopted"), any(o.adopted))
 	}
 	if publisher.LastError() != nil {
 		t.Error(publisher.LastError())
 	}
-	w.created("plain")
-	equal(t, "adopted", w.created("found").at("adopted"), any(true))
 	w.dead(w.publish(jsonOf(t, order("", "letter-a")), nil))
 
 	// The brake comes and goes by the watch; what waits for it is driven by the

@@ -22,8 +22,8 @@ type tty struct {
 	cmd           *exec.Cmd
 	seen          output
 	read          chan struct{}
-	// left is how the program left the terminal.
-	left unix.Termios
+	// found is how the program found the terminal, left how it left it.
+	found, left unix.Termios
 }
 
 // onTerminal runs the program on a terminal of 80 columns and 24 lines.
@@ -56,6 +56,7 @@ func onTerminal(t *testing.T, env map[string]string, args ...string) *tty {
 	}
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = c.slave, c.slave, c.slave
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	c.found = c.termios()
 	must(c.cmd.Start())
 	go func() {
 		defer close(c.read)
@@ -142,16 +143,15 @@ func TestTopLeavesTheTerminalAsItWas(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := onTerminal(t, nil, "top")
-			before := c.termios()
 			c.until("\x1b[?1049h")
 			c.until("AWAY") // nobody listens at NATS_URL
-			if raw := c.termios(); raw == before {
+			if raw := c.termios(); raw == c.found {
 				t.Error("the terminal is not raw while the screen is shown: this test looks at the wrong one")
 			}
 			test.end(c)
 			code, seen := c.end()
-			if c.left != before {
-				t.Errorf("the terminal was %+v and is %+v", before, c.left)
+			if c.left != c.found {
+				t.Errorf("the terminal was %+v and is %+v", c.found, c.left)
 			}
 			equal(t, "exit code", code, test.code)
 			for on, off := range map[string]string{"\x1b[?1049h": "\x1b[?1049l", "\x1b[?25l": "\x1b[?25h", "\x1b[?2004h": "\x1b[?2004l"} {
@@ -201,13 +201,12 @@ func TestOthersLeaveTheTerminalAlone(t *testing.T) {
 	t.Parallel()
 
 	c := onTerminal(t, nil, "version")
-	before := c.termios()
 	code, seen := c.end()
 	equal(t, "exit code", code, exitDone)
 	if !strings.HasPrefix(seen, "worker ") || strings.Contains(seen, "\x1b") || strings.Count(seen, "\n") != 1 {
 		t.Errorf("on a terminal it writes %q", seen)
 	}
-	if before.Lflag&unix.ECHO == 0 {
+	if c.found.Lflag&unix.ECHO == 0 {
 		t.Error("the terminal does not echo: this test looks at the wrong one")
 	}
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/hostup/deploy-worker/internal/broker/brokertest"
 	"github.com/hostup/deploy-worker/internal/events"
 	"github.com/hostup/deploy-worker/internal/ledger"
+	"github.com/hostup/deploy-worker/internal/proctest"
 	"github.com/hostup/deploy-worker/internal/provision"
 	"github.com/hostup/deploy-worker/internal/top"
 )
@@ -322,9 +323,7 @@ func TestBuildWithoutTop(t *testing.T) {
 
 	takeSlot(t)
 	path := filepath.Join(t.TempDir(), "worker")
-	if out, err := exec.Command("go", "build", "-tags", "notop", "-o", path, ".").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	must(t, proctest.Compile(t.Context(), nil, path, ".", "-tags", "notop"))
 	info, err := buildinfo.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

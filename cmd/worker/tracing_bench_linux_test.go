@@ -104,7 +104,8 @@ func BenchmarkTracing(b *testing.B) {
 // beside it.
 func TestUntracedCompiles(t *testing.T) {
 	t.Parallel()
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-overlay", overlay(t, true), "../../internal/...")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-overlay", overlay(t, true), "../../internal/...")
+	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0") // as everything else that is built
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("go build: %v\n%s", err, out)
 	}

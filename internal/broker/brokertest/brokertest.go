@@ -23,8 +23,8 @@
 // What it knows of Docker, such as images made of nothing but a program and the
 // removal of what killed runs left, serves other tests in containers too.
 //
-// The package is for tests only and must not be imported by any other code. It
-// imports no package of this module.
+// The package is for tests only and must not be imported by any other code. Of
+// this module it imports proctest alone.
 package brokertest
 
 import (

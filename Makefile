@@ -157,13 +157,25 @@ test-container: ## Run the tests that use a broker against a NATS container
 	TEST_NATS=container go test -json $(filter-out -race,$(TESTFLAGS)) -p 1 $(CONTAINER_PACKAGES) | \
 		awk -v lane=container -v need=$$need -v allow="$$allow" -f .ci/lane.awk
 
+# PKG and TIMES of `make test-busy`.
+PKG ?= ./...
+TIMES ?= 3
+
+.PHONY: test-busy
+test-busy: ## Run the tests of PKG (all) TIMES (3) times beside busy loops, to find those that are in a hurry
+	@trap 'kill $$(jobs -p)' EXIT; \
+	for i in 1 2 3; do while :; do :; done & done; \
+	go test -shuffle=on -count=$(TIMES) -timeout=0 $(PKG)
+
+# With the tag, tests that start a broker are left out: nobody wants it
+# instrumented.
 .PHONY: fuzz
 fuzz: ## Run every fuzz test for FUZZTIME (5s)
 	@found=0; \
 	while IFS=: read -r file name; do \
 		found=$$((found + 1)); \
 		echo "$$name in $${file%/*}"; \
-		go test -run='^$$' -fuzz="^$$name\$$" -fuzztime=$(FUZZTIME) "$${file%/*}"; \
+		go test -tags=fuzz -run='^$$' -fuzz="^$$name\$$" -fuzztime=$(FUZZTIME) "$${file%/*}"; \
 	done < <(grep -roE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's/:func /:/' | sort -u); \
 	echo "$$found fuzz tests ran for $(FUZZTIME) each"
 

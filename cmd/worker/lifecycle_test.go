@@ -114,7 +114,7 @@ func TestWithoutBroker(t *testing.T) {
 	if status, _ := p.get("/healthz"); status != http.StatusOK {
 		t.Errorf("/healthz is %d, want 200", status)
 	}
-	w.srv.Restart()
+	w.restart()
 	p.ready(http.StatusOK)
 	w.place(order("patient", "patient"))
 	w.created("patient")
@@ -125,7 +125,7 @@ func TestWithoutBroker(t *testing.T) {
 	if status, _ := p.get("/healthz"); status != http.StatusOK {
 		t.Errorf("/healthz is %d, want 200", status)
 	}
-	w.srv.Restart()
+	w.restart()
 	p.ready(http.StatusOK)
 	w.place(order("patient-2", "patient-2"))
 	w.created("patient-2")

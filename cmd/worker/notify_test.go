@@ -79,7 +79,7 @@ func TestServiceManager(t *testing.T) {
 	m.hears("STATUS=nats: RECONNECTING; consumer: DEPLOY/deploy-worker is not bound")
 	m.hears("WATCHDOG=1")
 	equal(t, "ready without a broker", m.count("READY=1"), 0)
-	w.srv.Restart()
+	w.restart()
 	m.hears("READY=1")
 	m.hears("STATUS=takes orders")
 	// A brake is no reason to start the worker anew.

@@ -170,7 +170,7 @@ func TestBrokerRestarts(t *testing.T) {
 			w.place(order(key, key))
 		}
 		eventually(t, "some are in work", func() bool { return len(w.sim.Creates()) > round*10+2 })
-		w.srv.Restart()
+		w.restart()
 	}
 	for _, key := range keys {
 		w.created(key)

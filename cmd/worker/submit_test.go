@@ -212,7 +212,7 @@ func TestSubmitKilled(t *testing.T) {
 		t.Fatalf("%d rows were sent before it could be killed", rows)
 	}
 	p.kill()
-	w.srv.Restart()
+	w.restart()
 	var before uint64
 	eventually(t, "the broker is back", func() bool {
 		s, err := w.js.Stream(t.Context(), "DEPLOY")
@@ -245,7 +245,7 @@ func TestSubmitOutlivesTheBroker(t *testing.T) {
 	w.setup()
 	p := start(t, w.env, "submit", "-f", orderFile(t, rows))
 	eventually(t, "some are sent", func() bool { return w.lastSequence("DEPLOY") > 20 || !p.running() })
-	w.srv.Restart()
+	w.restart()
 	equal(t, "exit code", p.exit(), exitDone)
 	eventually(t, "all are there", func() bool {
 		s, err := w.js.Stream(t.Context(), "DEPLOY")

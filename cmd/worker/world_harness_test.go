@@ -277,6 +277,15 @@ func jsonOf(t *testing.T, v any) []byte {
 	return b
 }
 
+// restart restarts the broker, or starts it, and waits until this world's own
+// connection is another one: what is sent on the old one may have no answer.
+func (w *world) restart() {
+	w.t.Helper()
+	before := w.nc.Stats().Reconnects
+	w.srv.Restart()
+	eventually(w.t, "the connection to the broker", func() bool { return w.nc.Stats().Reconnects > before && w.nc.IsConnected() })
+}
+
 // place publishes an order.
 func (w *world) place(o map[string]any) { w.publish(jsonOf(w.t, o), nil) }
 

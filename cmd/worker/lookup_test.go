@@ -162,8 +162,10 @@ func TestSettleTimes(t *testing.T) {
 				}
 			}
 			for _, l := range late {
-				r := w.state(l.name, "unknown")
-				equal(t, "waitReason of "+l.fault, r.text("waitReason"), "look-up")
+				// It is stored a moment after the outcome.
+				eventually(t, "waitReason of "+l.fault+" is look-up", func() bool {
+					return w.state(l.name, "unknown").text("waitReason") == "look-up"
+				})
 				equal(t, "create calls for "+l.fault, len(w.creates(l.name)), 1)
 				equal(t, "events of "+l.fault, len(w.events(l.name)), 0)
 			}

@@ -43,6 +43,10 @@ const (
 	ledgerStream       = "KV_deploy-ledger"
 	deadStream         = "DEPLOY_DEAD"
 	clusterCreateLimit = time.Second
+	// Longer than those of the rounds, for nobody hears whether the simulated API
+	// stood still in its container.
+	clusterSettleAnswered   = 4 * time.Second
+	clusterSettleUnanswered = 6 * time.Second
 )
 
 // Programs in the worker's image: as it ships, and with failpoints.
@@ -80,7 +84,7 @@ func (c *cluster) workerEnv(unsafe string) map[string]string {
 		"WORKER_CONCURRENCY": fmt.Sprint(workerConcurrency), "WORKER_PROVISION": "true", "WORKER_REPLICAS": fmt.Sprint(replicas),
 		"WORKER_ACK_WAIT": "2s", "WORKER_DEADLINE": "1h", "WORKER_LIMITS_TTL": "1s",
 		"WORKER_BACKOFF_INITIAL": "20ms", "WORKER_BACKOFF_MAX": "500ms",
-		"WORKER_SETTLE_ANSWERED": settleAnswered.String(), "WORKER_SETTLE_UNANSWERED": settleUnanswered.String(),
+		"WORKER_SETTLE_ANSWERED": clusterSettleAnswered.String(), "WORKER_SETTLE_UNANSWERED": clusterSettleUnanswered.String(),
 		"WORKER_SETTLE_READS": "3", "WORKER_UNKNOWN_POLICY": "retry", "WORKER_BREAKER_UNKNOWNS": "0",
 		"WORKER_DRAIN_TIMEOUT": "20s", "WORKER_LOG_FORMAT": "json",
 	}

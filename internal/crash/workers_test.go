@@ -104,7 +104,7 @@ func (s *slot) hear(line string) {
 // wakeUp continues a stopped process. It is told so more than once: the
 // announcement comes before the stop.
 func wakeUp(proc *proctest.Child, after time.Duration) {
-	for _, d := range []time.Duration{after, 100 * time.Millisecond, time.Second} {
+	for _, d := range []time.Duration{after, 100 * time.Millisecond, time.Second, 5 * time.Second, 20 * time.Second} {
 		if proc.Ended(d) {
 			return
 		}

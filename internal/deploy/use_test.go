@@ -69,7 +69,7 @@ func (c *composition) documented(address string) {
 func connect(t *testing.T, address, user, password, inbox string) *nats.Conn {
 	t.Helper()
 	closed := make(chan struct{})
-	nc, err := nats.Connect(address, nats.UserInfo(user, password), nats.CustomInboxPrefix(inbox), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
+	nc, err := nats.Connect(address, nats.Timeout(time.Minute), nats.UserInfo(user, password), nats.CustomInboxPrefix(inbox), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
 	if err != nil {
 		t.Fatalf("connect as %s: %v", user, err)
 	}

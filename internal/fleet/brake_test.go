@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/hostup/deploy-worker/internal/simulator"
@@ -40,11 +41,12 @@ func brake(ctx context.Context, b *bench) {
 }
 
 func (w *world) pausedByHand() {
-	n := 1500
-	if w.bench.short {
-		n = 600
+	// One in ten is lost, so that there is something to look up whenever the brake
+	// is on.
+	load := orders("load", 1500, 1)
+	for i := 0; i < len(load); i += 10 {
+		load[i].name = fmt.Sprintf("lost-%05d", i)
 	}
-	load := append(orders("lost", 20, 1), orders("load", n-20, 1)...)
 	w.place(load...)
 	w.await("creates under load", func() bool { return len(w.sim.Creates()) > 60 })
 	if code, out := w.command("pause", "--reason", "the fleet suite"); code != 0 {

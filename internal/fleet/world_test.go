@@ -55,6 +55,8 @@ type world struct {
 	bench *bench
 	ctx   context.Context
 	label string
+	// wrong is whether something came out that must not on any machine.
+	wrong bool
 
 	dir      string
 	broker   *proctest.Broker
@@ -92,7 +94,7 @@ func (w *world) begin() {
 	}
 	w.sim = simulator.New(w.api)
 	w.server = httptest.NewServer(w.sim)
-	w.nc, err = nats.Connect(w.broker.URL, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.ReconnectBufSize(-1))
+	w.nc, err = nats.Connect(w.broker.URL, nats.Timeout(patience), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.ReconnectBufSize(-1))
 	w.must(err, "connect")
 	w.js, err = jetstream.New(w.nc)
 	w.must(err, "JetStream")
@@ -324,5 +326,6 @@ func (w *world) judgeOnce() {
 		}
 	}
 	two := w.witness.contradictions()
+	w.wrong = w.wrong || twice > 0 || two > 0
 	w.judgef(twice == 0 && two == 0, "names billed twice %d, keys with two outcomes %d (goal 0)", twice, two)
 }

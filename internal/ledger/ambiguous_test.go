@@ -113,7 +113,8 @@ func TestAmbiguousAnswers(t *testing.T) {
 					t.Fatalf("write %d: %v", step, err)
 				}
 			}
-			got, err := l.Load(t.Context(), "k")
+			reader := ledger.New(js, ledger.Config{Bucket: "ledger", AnswerTimeout: time.Minute})
+			got, err := reader.Load(t.Context(), "k")
 			if err != nil || got.Revision != r.Revision {
 				t.Errorf("the ledger is at %+v (%v), the writer at %d", got, err, r.Revision)
 			}
@@ -141,8 +142,9 @@ func TestLostAnswerAndRival(t *testing.T) {
 	if err := l.Store(t.Context(), r); !errors.Is(err, provision.ErrConflict) {
 		t.Errorf("Store = %v, want ErrConflict", err)
 	}
-	if got, _ := l.Load(t.Context(), "k"); got.CausationID != "rival" {
-		t.Errorf("the rival's write is gone: %+v", got)
+	reader := ledger.New(js, ledger.Config{Bucket: "ledger", AnswerTimeout: time.Minute})
+	if got, err := reader.Load(t.Context(), "k"); err != nil || got.CausationID != "rival" {
+		t.Errorf("the rival's write is gone: %+v (%v)", got, err)
 	}
 }
 

@@ -25,7 +25,7 @@ func TestJetStreamControls(t *testing.T) {
 	ledgertest.RunControls(t, func(t *testing.T) ledgertest.Controlled {
 		t.Helper()
 		_, js := brokertest.Connect(t, brokertest.Start(t))
-		return ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+		return patient(t, js, ledger.Config{})
 	})
 }
 
@@ -34,7 +34,7 @@ func TestJetStreamControls(t *testing.T) {
 func TestControlsOutliveTheBucketsAge(t *testing.T) {
 	t.Parallel()
 	_, js := brokertest.Connect(t, brokertest.Start(t))
-	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+	l := patient(t, js, ledger.Config{})
 	s, err := js.Stream(t.Context(), "KV_deploy-ledger")
 	if err != nil {
 		t.Fatal(err)

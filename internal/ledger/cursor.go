@@ -16,6 +16,8 @@ import (
 // Times of a consumer that follows changes. A leader that died is noticed by
 // its heartbeats after two of them: of what the fleet shares within a second.
 const (
+	missedHeartbeats = 2
+
 	followExpiry    = 5 * time.Second
 	followHeartbeat = time.Second
 	aheadHeartbeat  = 500 * time.Millisecond
@@ -221,7 +223,7 @@ func (c *consumerCursor) follow(ctx context.Context, each func(change), live fun
 			}
 			asked = p.Batch
 		}
-		silence := 2 * p.Heartbeat
+		silence := time.Duration(c.bucket.missed) * p.Heartbeat
 		if silent {
 			silence = c.bucket.cfg.AnswerTimeout
 		}

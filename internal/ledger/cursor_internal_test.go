@@ -203,7 +203,7 @@ func TestCursorNoticesSilence(t *testing.T) {
 		want error
 	}{
 		"a broker that stands still": {func(at *consumerCursor) error {
-			at.next = "nobody.answers"
+			at.next, at.bucket.cfg.AnswerTimeout = "nobody.answers", 500*time.Millisecond
 			_, err := at.conn.SubscribeSync(at.next)
 			return err
 		}, errSilent},
@@ -220,7 +220,7 @@ func TestCursorNoticesSilence(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			at, put := opened(t, Config{AnswerTimeout: 500 * time.Millisecond})
+			at, put := opened(t, Config{AnswerTimeout: time.Minute})
 			var got []string
 			if err := at.rest(t.Context(), keys(&got)); err != nil {
 				t.Fatal(err)

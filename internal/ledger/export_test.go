@@ -21,6 +21,9 @@ func SetSkew(l *Ledger, skew time.Duration) {
 	l.store.(*bucket).skew = skew
 }
 
+// SetMissed makes a ledger on a bucket bear so many missed heartbeats.
+func SetMissed(l *Ledger, n int) { l.store.(*bucket).missed = n }
+
 // SetClock makes a ledger on a bucket believe a clock.
 func SetClock(l *Ledger, now func() time.Time) {
 	l.now = now

@@ -68,7 +68,7 @@ func New(js jetstream.JetStream, cfg Config) *Ledger {
 		cfg.Reserve = DefaultReserve
 	}
 	return &Ledger{
-		store: &bucket{js: js, cfg: cfg, now: time.Now, skew: leaderSkew}, now: time.Now,
+		store: &bucket{js: js, cfg: cfg, now: time.Now, skew: leaderSkew, missed: missedHeartbeats}, now: time.Now,
 		keep: cfg.KeepNames.Truncate(time.Second), reserve: cfg.Reserve,
 	}
 }
@@ -78,6 +78,8 @@ type bucket struct {
 	cfg  Config
 	now  func() time.Time
 	skew time.Duration
+	// missed is how many heartbeats in a row are borne with.
+	missed int
 }
 
 func (b *bucket) subject(key string) string { return "$KV." + b.cfg.Bucket + "." + key }

@@ -21,6 +21,16 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(brokertest.Main(m)) }
 
+// patient is a ledger in a new bucket that does not take a broker for gone that is
+// only slow.
+func patient(t testing.TB, js jetstream.JetStream, cfg ledger.Config) *ledger.Ledger {
+	t.Helper()
+	cfg.Bucket, cfg.AnswerTimeout, cfg.Timeout = bucket(t, js), time.Minute, time.Minute
+	l := ledger.New(js, cfg)
+	ledger.SetMissed(l, 60)
+	return l
+}
+
 func TestMemoryConforms(t *testing.T) {
 	t.Parallel()
 	ledgertest.Run(t, func(*testing.T) ledgertest.Ledger { return ledger.NewMemory() })
@@ -31,7 +41,7 @@ func TestJetStreamConforms(t *testing.T) {
 	ledgertest.Run(t, func(t *testing.T) ledgertest.Ledger {
 		t.Helper()
 		_, js := brokertest.Connect(t, brokertest.Start(t))
-		return ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+		return patient(t, js, ledger.Config{})
 	})
 }
 
@@ -41,7 +51,7 @@ func TestStepsAreTold(t *testing.T) {
 	t.Parallel()
 	_, js := brokertest.Connect(t, brokertest.Start(t))
 	var steps []string
-	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js), Step: func(key string, stored bool) {
+	l := patient(t, js, ledger.Config{Step: func(key string, stored bool) {
 		kind, _, _ := strings.Cut(key, ".")
 		steps = append(steps, fmt.Sprintf("%s %t", kind, stored))
 	}})
@@ -80,7 +90,7 @@ func TestStepsAreTold(t *testing.T) {
 func TestNewNamesAreReleasedUnread(t *testing.T) {
 	t.Parallel()
 	nc, js := brokertest.Connect(t, brokertest.Start(t))
-	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+	l := patient(t, js, ledger.Config{})
 	r := ledgertest.Record("k", "web-01")
 	if err := l.Intend(t.Context(), r); err != nil {
 		t.Fatal(err)

@@ -18,7 +18,7 @@ func TestReplaysAreCountedAndKept(t *testing.T) {
 		"JetStream": func(t *testing.T) *ledger.Ledger {
 			t.Helper()
 			_, js := brokertest.Connect(t, brokertest.Start(t))
-			return ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+			return patient(t, js, ledger.Config{})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -32,7 +32,7 @@ func TestJetStreamWatch(t *testing.T) {
 	ledgertest.RunWatch(t, func(t *testing.T) ledgertest.Watched {
 		t.Helper()
 		_, js := brokertest.Connect(t, brokertest.Start(t))
-		return ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+		return patient(t, js, ledger.Config{})
 	})
 }
 
@@ -65,7 +65,7 @@ func publish(t *testing.T, js jetstream.JetStream, key, data string, header ...s
 func TestWatchOfTheControlsMissesNothingForLong(t *testing.T) {
 	t.Parallel()
 	nc, js := brokertest.Connect(t, brokertest.Start(t))
-	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+	l := patient(t, js, ledger.Config{})
 	asked := make(chan *nats.Msg, 16)
 	sub, err := nc.ChanSubscribe("$JS.API.CONSUMER.MSG.NEXT.KV_deploy-ledger.*", asked)
 	if err != nil {
@@ -102,7 +102,7 @@ func TestWatchOfTheControlsMissesNothingForLong(t *testing.T) {
 func TestWatchMarkersAndOldRows(t *testing.T) {
 	t.Parallel()
 	_, js := brokertest.Connect(t, brokertest.Start(t))
-	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+	l := patient(t, js, ledger.Config{})
 	row := "name." + provision.KeyHash("web-1")
 	publish(t, js, "name."+provision.KeyHash("old"), `{"open":true,"owner":"x"}`)
 	publish(t, js, "ctl.gone", "", "KV-Operation", "DEL")
@@ -126,7 +126,7 @@ func TestWatchMarkersAndOldRows(t *testing.T) {
 func TestWatchExpiry(t *testing.T) {
 	t.Parallel()
 	_, js := brokertest.Connect(t, brokertest.Start(t))
-	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js), KeepNames: time.Second})
+	l := patient(t, js, ledger.Config{KeepNames: 10 * time.Second})
 	s, _ := ledgertest.Listen(t, l, "web-1")
 	s.Want("synced true")
 	r := ledgertest.Record("a", "web-1")
@@ -140,7 +140,9 @@ func TestWatchExpiry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for {
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	for ; ; <-again.C {
 		m, err := stream.GetLastMsgForSubject(t.Context(), "$KV.deploy-ledger.name."+provision.KeyHash("web-1"))
 		if err != nil {
 			t.Fatal(err)
@@ -148,7 +150,6 @@ func TestWatchExpiry(t *testing.T) {
 		if m.Header.Get(jetstream.MarkerReasonHeader) != "" {
 			break
 		}
-		runtime.Gosched()
 	}
 	publish(t, js, "ctl.gate", "x")
 	s.Want("gate=x")
@@ -164,7 +165,8 @@ func TestWatchOutlivesTheBroker(t *testing.T) {
 	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
 	intend(t, l, ledgertest.Record("a", "web-1"))
 	s, _ := ledgertest.Listen(t, l, "web-1", "web-2")
-	s.Want(openA, "synced true")
+	s.Until(openA)
+	s.Until("synced true")
 	// Nobody may believe that nothing changes while nobody can be heard.
 	srv.Stop()
 	s.Want("synced false")
@@ -219,7 +221,7 @@ func TestWatchGoesOnAfterASilence(t *testing.T) {
 	_, js := brokertest.Connect(t, srv)
 	var broker silencer
 	_, deaf := brokertest.Connect(t, srv, nats.SetCustomDialer(&broker))
-	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+	l := patient(t, js, ledger.Config{})
 	intend(t, l, ledgertest.Record("a", "web-1"))
 	if err := l.PutControl(t.Context(), "gate", []byte("x")); err != nil {
 		t.Fatal(err)
@@ -368,7 +370,7 @@ func (b *breaking) wantInAnyOrder(one, other string) {
 func TestWatchTellsOldRowsWhenItIsLive(t *testing.T) {
 	t.Parallel()
 	_, js := brokertest.Connect(t, brokertest.Start(t))
-	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js), Reserve: time.Nanosecond})
+	l := patient(t, js, ledger.Config{Reserve: time.Nanosecond})
 	ledger.SetSkew(l, 0)
 	old := ledgertest.Record("a", "web-1")
 	intend(t, l, old)
@@ -399,7 +401,7 @@ func TestWatchWithAClockThatIsAhead(t *testing.T) {
 	t.Parallel()
 	for _, off := range []time.Duration{time.Hour, -time.Hour} {
 		_, js := brokertest.Connect(t, brokertest.Start(t))
-		l := ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+		l := patient(t, js, ledger.Config{})
 		ledger.SetClock(l, func() time.Time { return time.Now().Add(off) })
 		intend(t, l, ledgertest.Record("a", "web-1"))
 		s, _ := ledgertest.Listen(t, l, "web-1")
@@ -424,7 +426,7 @@ func soon(t *testing.T, lines <-chan string) string {
 func TestWatchTellsWhatWasClosedUnseen(t *testing.T) {
 	t.Parallel()
 	_, js := brokertest.Connect(t, brokertest.Start(t))
-	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+	l := patient(t, js, ledger.Config{})
 	ledger.SetSkew(l, 0)
 	old := ledgertest.Record("b", "web-2")
 	intend(t, l, old)
@@ -443,7 +445,7 @@ func TestWatchTellsWhatWasClosedUnseen(t *testing.T) {
 func TestWatchTellsTheFirstThatWasClosedUnseen(t *testing.T) {
 	t.Parallel()
 	_, js := brokertest.Connect(t, brokertest.Start(t))
-	l := ledger.New(js, ledger.Config{Bucket: bucket(t, js)})
+	l := patient(t, js, ledger.Config{})
 	w := watchAndBreak(t, js, l)
 	w.want("synced true")
 	w.broke(func() { openAndClose(t, l) })

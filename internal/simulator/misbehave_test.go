@@ -230,14 +230,22 @@ func TestHangEndsWithClientOrClose(t *testing.T) {
 	t.Parallel()
 	for fault, created := range map[string]int{"hang-before": 0, "hang-after": 1} {
 		r := start(t, Config{Fault: MustFault(fault)})
-		r.client.Timeout = 2 * time.Second // longer than a starved machine needs to send it
-		if got := r.create("web-01"); got.err == nil {
+		ctx, leave := context.WithCancel(t.Context())
+		go func() {
+			again := time.NewTicker(time.Millisecond)
+			defer again.Stop()
+			for ctx.Err() == nil && !slices.ContainsFunc(r.sim.Creates(), func(c Create) bool { return c.Outcome == "hang" }) {
+				<-again.C
+			}
+			leave()
+		}()
+		got := r.do(http.MethodPost, createPath, createBody("web-01"), func(q *http.Request) { *q = *q.WithContext(ctx) })
+		if leave(); got.err == nil {
 			t.Errorf("%s: answered %d", fault, got.status)
 		}
 		if log := r.sim.Creates(); len(log) != 1 || log[0].Outcome != "hang" || len(r.sim.Invoices()) != created {
 			t.Errorf("%s: log %+v", fault, log)
 		}
-		r.client.Timeout = 0
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			if got := r.create("web-02"); got.err == nil {

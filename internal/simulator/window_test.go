@@ -9,7 +9,7 @@ import (
 
 func TestQuietRateLimit(t *testing.T) {
 	t.Parallel()
-	r := start(t, Config{Rate: Rate{Limit: 1, Window: time.Hour, Quiet: true}})
+	r := start(t, Config{Now: newClock().Now, Rate: Rate{Limit: 1, Window: time.Hour, Quiet: true}})
 	for name := range r.get(limitsPath).want(t, 200).header {
 		if strings.HasPrefix(name, "X-Ratelimit") || name == "Retry-After" {
 			t.Errorf("an answer inside the limit has %s", name)

@@ -77,7 +77,7 @@ func TestWithServerOptions(t *testing.T) {
 		o.Authorization = "secret"
 	}))
 
-	if _, err := nats.Connect(srv.URL); !errors.Is(err, nats.ErrAuthorization) {
+	if _, err := nats.Connect(srv.URL, nats.Timeout(time.Minute)); !errors.Is(err, nats.ErrAuthorization) {
 		t.Errorf("connect without the token: %v, want %v", err, nats.ErrAuthorization)
 	}
 

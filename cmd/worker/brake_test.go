@@ -178,11 +178,11 @@ func TestPauseWithoutABrokerIsQuick(t *testing.T) {
 	t.Parallel()
 
 	takeSlot(t)
-	began := time.Now()
 	r := command(t, map[string]string{"NATS_URL": "nats://127.0.0.1:1"}, "pause", "--reason", "x")
 	equal(t, "exit code", r.code, exitFailed)
-	if took := time.Since(began); took > 10*time.Second {
-		t.Errorf("it took %s", took)
+	// Had it waited for one, it would tell that the time was over.
+	if !strings.Contains(r.err, "no servers available") {
+		t.Errorf("it says %q", r.err)
 	}
 }
 

@@ -148,7 +148,12 @@ func TestFromOneServerToThree(t *testing.T) {
 	for _, stream := range streams {
 		restore(t, w.nc, stream, kept[stream])
 	}
-	w.ok("operator", "setup", "--replicas", "3")
+	var r result
+	eventually(t, "setup", func() bool { // a server that has just come may not be counted yet
+		r = command(t, w.with(asEnv("operator")...), "setup", "--replicas", "3")
+		return r.code == exitDone
+	})
+	w.permitted(r.err)
 	w.allCopied()
 	w.env["HOSTUP_API_URL"] = old.env["HOSTUP_API_URL"] // the same account
 	w.worker(asEnv("worker")...)

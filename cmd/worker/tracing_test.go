@@ -139,7 +139,7 @@ func TestTraceOfADelivery(t *testing.T) {
 func TestTraceOfARedelivery(t *testing.T) {
 	t.Parallel()
 
-	w := runTraced(t, simulator.Config{Faults: []simulator.Rule{rule(t, "web*/429:retry-after=3.5*1"), rule(t, "web*/cut-after*1")}}, true, func(s *workerSettings) {
+	w := runTraced(t, simulator.Config{Faults: []simulator.Rule{rule(t, "web*/429:retry-after=8*1"), rule(t, "web*/cut-after*1")}}, true, func(s *workerSettings) {
 		s.InlineWait = 3 * time.Second // a turn may take a second
 	})
 	w.order("web-1")
@@ -203,8 +203,8 @@ func TestTraceLinks(t *testing.T) {
 func TestTraceOfASweep(t *testing.T) {
 	t.Parallel()
 
-	w := runTraced(t, simulator.Config{Faults: []simulator.Rule{rule(t, "web*/429:retry-after=2*1")}}, true, func(s *workerSettings) {
-		s.InlineWait, s.AckWait, s.CreateTimeout = 10*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
+	w := runTraced(t, simulator.Config{Faults: []simulator.Rule{rule(t, "web*/429:retry-after=8*1")}}, true, func(s *workerSettings) {
+		s.InlineWait, s.AckWait, s.CreateTimeout = 10*time.Millisecond, 100*time.Millisecond, 2*time.Second
 	})
 	w.order("web-1")
 	eventually(t, "it waits", func() bool { r := w.record("web-1"); return r != nil && r.text("waitReason") == "rate-limit" })

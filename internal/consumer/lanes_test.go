@@ -15,7 +15,7 @@ import (
 func newRigs(t testing.TB, ackWait time.Duration, concurrency int) *rig {
 	t.Helper()
 	r := newRig(t, ackWait, concurrency)
-	r.makeConsumer("worker-batch", time.Minute, batches)
+	r.makeConsumer("worker-batch", ackWait, batches)
 	return r
 }
 

@@ -195,6 +195,8 @@ var volatile = []struct {
 	{regexp.MustCompile(`(?m)^\d\d:\d\d:\d\d\b`), "CLOCK"},
 	{regexp.MustCompile(`│ (\d+(ms|s|m|h|d))+ +│`), "│ WHEN │"},
 	{regexp.MustCompile(`\b(in )?(\d+(ms|s|m|h|d))+( ago)\b|\bin (\d+(ms|s|m|h|d))+\b`), "WHEN"},
+	// The longest in its column, or not: in the last hour of a day, "in 3d" and no hours.
+	{regexp.MustCompile(`(?m)^  WHEN +`), "  WHEN "},
 	{regexp.MustCompile(`\b(vps|ord|inv|req)_[0-9a-z]+\b`), "${1}_ID"},
 	{regexp.MustCompile(`\bu\d+:xxxxx@`), ""}, // the container lane has users
 	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "HOST"},
@@ -228,6 +230,8 @@ func TestPlain(t *testing.T) {
 		"│ 3m2s │ a":                                             "│ WHEN │ a",
 		"2026-11-26 UTC\n03:04:05  failed":                       "DAY\nCLOCK  failed",
 		"nothing volatile":                                       "nothing volatile",
+		"  in 9d3h Not answered":                                 "  WHEN Not answered",
+		"  in 9d   Not answered":                                 "  WHEN Not answered",
 	} {
 		if got := plain(in); got != want {
 			t.Errorf("plain(%q) = %q, want %q", in, got, want)

@@ -150,9 +150,8 @@ func (s *stage) leaveAlone(ctx context.Context, alone time.Duration, end func(*b
 	if err != nil {
 		return err
 	}
-	// Whoever had stored its intent makes its call, and nobody else. The API may
-	// take note of it later.
-	s.watch(ctx, clusterCreateLimit+5*time.Second)
+	// Whoever had stored its intent makes its call, and nobody else.
+	s.watch(ctx, clusterCreateLimit+time.Second)
 	inFlight, err := s.api.creates(ctx)
 	if err != nil {
 		return err

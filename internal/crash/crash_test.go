@@ -16,8 +16,8 @@
 // cut off, killed, paused, restarted and stopped.
 //
 // The files: plan_test.go draws a round, round_test.go runs it with the
-// processes of workers_test.go and internal/proctest, which watches the machine
-// meanwhile, witness_test.go collects
+// processes of workers_test.go and internal/proctest, pulse_test.go watches the
+// machine meanwhile, witness_test.go collects
 // what is known of it from outside, judge_test.go finds what is wrong with
 // that, and tally_test.go counts what was done. Of the cluster, clusterrun_test.go
 // is the run, scenario_test.go one scenario of it, acts_test.go what it does to
@@ -67,7 +67,7 @@ type suite struct {
 	out      io.Writer
 	dir      string // of everything that is built
 	children proctest.Children
-	pulse    proctest.Pulse
+	pulse    pulse
 }
 
 func TestMain(m *testing.M) {
@@ -118,7 +118,7 @@ func (s *suite) main() int {
 		s.printf("crash: %v\n", err)
 		return 1
 	}
-	go s.pulse.Run(ctx)
+	go s.pulse.run(ctx)
 	started := time.Now()
 	rounds := s.chosenRounds()
 	if len(rounds) == 0 {
@@ -132,7 +132,7 @@ func (s *suite) main() int {
 		s.cover(ctx, all)
 	}
 	all.print(s.out, time.Since(started))
-	s.printf("this machine kept the simulated API from running for at most %s; the rounds' times have room for %s\n", s.pulse.Worst(started).Round(time.Millisecond), room)
+	s.printf("this machine kept the simulated API from running for at most %s; the rounds' times have room for %s\n", s.pulse.worst(started).Round(time.Millisecond), room)
 	code := all.verdict(s)
 	if code == 0 && s.blind > 0 && ctx.Err() == nil {
 		code = s.mustFail(ctx)
@@ -238,7 +238,7 @@ func (s *suite) play(ctx context.Context, all *tally, rounds iter.Seq[int], unsa
 		working.Go(func() {
 			for n := range numbers {
 				inWork.Add(1)
-				r := s.undisturbed(ctx, n, unsafe)
+				r := s.playOne(ctx, n, unsafe)
 				inWork.Add(-1)
 				mu.Lock()
 				if ctx.Err() == nil {
@@ -253,7 +253,7 @@ func (s *suite) play(ctx context.Context, all *tally, rounds iter.Seq[int], unsa
 		})
 	}
 	for n := range rounds {
-		breathe(ctx, s.pulse.Worst, &inWork)
+		s.pulse.breathe(ctx, &inWork)
 		select {
 		case numbers <- n:
 			continue
@@ -263,24 +263,6 @@ func (s *suite) play(ctx context.Context, all *tally, rounds iter.Seq[int], unsa
 	}
 	close(numbers)
 	working.Wait()
-}
-
-// mostReplays bounds how often a round is played again.
-const mostReplays = 2
-
-// undisturbed plays a round, and again if something went wrong in it while the
-// simulated API stood still for longer than the times have room for: a request
-// that lay there unread is a server that no worker could know of.
-func (s *suite) undisturbed(ctx context.Context, n int, unsafe string) *round {
-	for again := 0; ; again++ {
-		r := s.playOne(ctx, n, unsafe)
-		still := s.pulse.Worst(r.began)
-		if len(r.violations) == 0 || still <= room || again == mostReplays || ctx.Err() != nil {
-			return r
-		}
-		s.printf("crash: round %d of seed %d is played again: it has %d violations, and this machine stood still for %s\n",
-			n, s.seed, len(r.violations), still.Round(time.Millisecond))
-	}
 }
 
 // playOne runs one round. A panic in it is a failed round, not the end of the

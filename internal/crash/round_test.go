@@ -334,8 +334,8 @@ func (r *round) report(out io.Writer) {
 		fmt.Fprintf(&b, "VIOLATION %s: %s %s\n", v.kind, v.key, v.text)
 		keys[v.key] = true
 	}
-	if worst := r.suite.pulse.Worst(r.began); worst > room {
-		fmt.Fprintf(&b, "this machine kept the simulated API from running for %s, and the times have room for %s: that is why it was played again; run it once more before you believe it\n", worst.Round(time.Millisecond), room)
+	if worst := r.suite.pulse.worst(r.began); worst > room {
+		fmt.Fprintf(&b, "this machine kept the simulated API from running for %s, and the times have room for %s: run the round again before you believe it\n", worst.Round(time.Millisecond), room)
 	}
 	b.WriteString(r.plan.String())
 	for p, n := range r.done {

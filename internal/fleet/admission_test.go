@@ -98,5 +98,5 @@ func (w *world) otherUser() {
 	_ = json.Unmarshal(e.Problem, &problem)
 	own := problem.Status == 403 && problem.RequestID != "" && slices.Contains(problem.BlockerReasons, "instance_limit_exceeded")
 	w.judgef(e.Reason == "limit-exceeded" && own, "ended as %s %s with HostUp's own document: %t", e.kind, e.Reason, own)
-	w.judgef(w.invoices("late") == 0 && w.sim.Stats().Outcomes["403"] > 0, "creates answered 403: %d (goal 1 or more)", w.sim.Stats().Outcomes["403"])
+	w.judgef(w.invoices("late") == 0 && w.sim.Stats().Outcomes["403"] == 1, "creates answered 403: %d (goal 1)", w.sim.Stats().Outcomes["403"])
 }

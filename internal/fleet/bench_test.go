@@ -19,7 +19,6 @@ type bench struct {
 
 	dir      string
 	children proctest.Children
-	pulse    proctest.Pulse
 	started  time.Time
 	judged   int
 	failed   []string
@@ -28,7 +27,6 @@ type bench struct {
 // begin builds the worker as it ships and the nats-server that go.mod pins.
 func (b *bench) begin(ctx context.Context) (err error) {
 	b.started = time.Now()
-	go b.pulse.Run(ctx)
 	if b.dir, err = os.MkdirTemp("", "fleet-"); err != nil {
 		return err
 	}
@@ -75,31 +73,12 @@ func (b *bench) verdict() int {
 // broken ends a part of a scenario that cannot go on; it counts as a failure.
 type broken string
 
-// stillness is for how long this process, which is the simulated API too, may stand
-// still in a part of which a figure is missed: that may have another cause then.
-const stillness = 300 * time.Millisecond
-
-// mostReplays bounds how often a part is played again.
-const mostReplays = 2
-
-// in plays one part of a scenario in a world of its own, and again if a figure was
-// missed while the machine stood still, unless it is one that no machine excuses.
+// in plays one part of a scenario in a world of its own.
 func (b *bench) in(ctx context.Context, label string, s setup, play func(*world)) {
-	for again := 0; ctx.Err() == nil; again++ {
-		began, judged, failed := time.Now(), b.judged, b.failed
-		w := b.once(ctx, label, s, play)
-		still := b.pulse.Worst(began)
-		if len(b.failed) == len(failed) || w.wrong || still <= stillness || again == mostReplays {
-			return
-		}
-		b.printf("        %-22s is played again: this machine stood still for %s\n", label, still.Round(time.Millisecond))
-		b.judged, b.failed = judged, failed
+	if ctx.Err() != nil {
+		return
 	}
-}
-
-// once plays a part.
-func (b *bench) once(ctx context.Context, label string, s setup, play func(*world)) (w *world) {
-	w = &world{bench: b, ctx: ctx, label: label, setup: s}
+	w := &world{bench: b, ctx: ctx, label: label, setup: s}
 	failures := len(b.failed)
 	defer func() {
 		switch p := recover().(type) {
@@ -113,5 +92,4 @@ func (b *bench) once(ctx context.Context, label string, s setup, play func(*worl
 	}()
 	w.begin()
 	play(w)
-	return w
 }
